@@ -1,0 +1,110 @@
+"""What every stage does around its work: check the spec, say how it is going, end with the right exit code."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline import console
+from pipeline.errors import ExitCode, FoundryError, Interrupted, Preempted
+from pipeline.files import write_json
+from pipeline.paths import status_file
+from pipeline.spec import Spec, SpecError, load_spec
+
+_EXIT_CODE_OF = {
+    "corpus": ExitCode.CORPUS,
+    "tokenizer": ExitCode.TOKENIZER,
+    "train": ExitCode.TRAINING,
+    "validate": ExitCode.VALIDATION,
+    "export": ExitCode.EXPORT,
+}
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@contextmanager
+def stage(name: str, spec_path: Path) -> Iterator[Spec]:
+    """Run a stage's work on a checked spec, and end the process as the exit code table says.
+
+    DVC reports every failed stage as 255, so the outcome also goes to `.work/status/<stage>.json`,
+    where `foundry run` reads it.
+    """
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _preempt)
+    started = time.monotonic()
+    try:
+        _write_status(name, phase="running", code=None, started=started)
+        yield load_spec(spec_path)
+        _write_status(name, phase="done", code=ExitCode.OK, started=started)
+    except KeyboardInterrupt:
+        _fail(name, Interrupted("stopped by Ctrl-C", hint="run the same command again to go on"), started)
+    except FoundryError as error:
+        _fail(name, error, started)
+    except OSError as error:
+        _fail(name, _explain(error), started)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect of ours, shown whole
+        traceback.print_exc()
+        hint = "this is a defect of Model Foundry; please report it with the lines above"
+        _fail(name, FoundryError(f"internal error: {type(error).__name__}: {error}", hint=hint), started)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it dies (Linux only).
+
+    Without it, a killed `dvc` leaves its stage running, and the next one writes into the same folders.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def exit_code(name: str, error: FoundryError) -> ExitCode:
+    """What a stage that failed with `error` ends with: its own code, unless the error is not its fault."""
+    if isinstance(error, SpecError | Preempted | Interrupted):
+        return error.exit_code
+    return _EXIT_CODE_OF[name]
+
+
+def _preempt(_signal: int, _frame: FrameType | None) -> None:
+    raise Preempted("stopped by SIGTERM", hint="run the same command again to go on")
+
+
+def _explain(error: OSError) -> FoundryError:
+    reason = error.strerror or str(error)
+    where = str(error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FoundryError("the disk is full", where=where, hint="free some space and run the same command again")
+    return FoundryError(f"the operating system refused: {reason}", where=where)
+
+
+def _fail(name: str, error: FoundryError, started: float) -> None:
+    code = exit_code(name, error)
+    console.show_error(error)
+    _write_status(name, phase="failed", code=code, started=started, error=error)
+    sys.exit(code)
+
+
+def _write_status(
+    name: str, *, phase: str, code: ExitCode | None, started: float, error: FoundryError | None = None
+) -> None:
+    status: dict[str, Any] = {
+        "format_version": 1,
+        "stage": name,
+        "phase": phase,
+        "code": None if code is None else int(code),
+        "message": "" if error is None else str(error),
+        "hint": "" if error is None else error.hint,
+        "pid": os.getpid(),
+        "seconds": round(time.monotonic() - started, 3),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(status_file(name), status)
