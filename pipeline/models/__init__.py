@@ -1,0 +1,1 @@
+"""Models, each complete in one file, and the folder they are stored in."""

@@ -1,0 +1,74 @@
+"""A model folder: weights in safetensors, everything else in JSON, a manifest over all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import ArtifactError
+from pipeline.files import read_json, verify_manifest, write_json
+from pipeline.models.transformer import Transformer
+
+MODEL_FORMAT = 1
+BEST, FINAL, DESCRIPTION = "model.safetensors", "final.safetensors", "model.json"
+_REBUILD = "foundry run --from train --force"
+
+
+def save_model(folder: Path, model: Transformer, description: dict[str, Any], *, weights: str = BEST) -> None:
+    """Write a model's weights and description into a folder (its manifest is the caller's to write).
+
+    Args:
+        folder: an existing folder.
+        model: its state goes into `weights`, a safetensors file.
+        description: goes into model.json; `description["model"]` holds the arguments of `Transformer`.
+        weights: name of the weights file.
+    """
+    save_file(model.state_dict(), folder / weights, metadata={"format": "pt"})
+    write_json(folder / DESCRIPTION, {"format_version": MODEL_FORMAT, **description})
+
+
+def load_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str, Any]]:
+    """Open a model folder, after checking every file of it against its manifest.
+
+    Returns:
+        The model in evaluation mode on the CPU, and its model.json.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, the description is of another format, or the weights
+            do not fit the described model.
+    """
+    verify_manifest(folder, rebuild=_REBUILD)
+    return read_model(folder, weights)
+
+
+def read_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str, Any]]:
+    """Open a model folder whose manifest has already been checked. See `load_model`."""
+    description = read_json(folder / DESCRIPTION)
+    if description.get("format_version") != MODEL_FORMAT:
+        found = description.get("format_version")
+        raise ArtifactError(
+            f"model format {found!r} is not the format {MODEL_FORMAT} that this version reads",
+            where=str(folder / DESCRIPTION),
+            hint=f"build it again with: {_REBUILD}",
+        )
+    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+        model = Transformer(**description["model"])
+    fill(model, load_file(folder / weights), where=folder / weights)
+    return model.eval(), description
+
+
+def fill(model: Transformer, state: dict[str, torch.Tensor], *, where: Path) -> None:
+    """Give a model built on the meta device its weights, and recompute the tables that are not stored.
+
+    Raises:
+        ArtifactError: names or shapes of the weights are not those of the model.
+    """
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        hint = f"build it again with: {_REBUILD}"
+        raise ArtifactError(f"the weights do not fit the model: {error}", where=str(where), hint=hint) from error
+    model.build_tables(torch.device("cpu"))

@@ -1,0 +1,284 @@
+"""A decoder-only transformer, complete in one file, in two shapes.
+
+* `llama`: RMSNorm, rotary positions, SwiGLU, no biases. Every weight has the name it has in Hugging Face's
+  Llama without the prefix `model.`, and the same layout, so the two map one to one.
+* `gpt`: LayerNorm, learned positions, GELU, biases; pre-norm as in GPT-2.
+* Both: grouped-query attention if asked for, an output projection tied to the embedding if asked for.
+* Attention is written out (two matrix products and a masked softmax) where that is what export and the CPU
+  do best, and calls the fused kernel on CUDA.
+
+Shapes: B sequences, T tokens, S tokens seen so far, D = d_model, H heads, K key/value heads, E = D / H, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ModelType = Literal["llama", "gpt"]
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, for generation without recomputing them.
+
+    Args:
+        model: the model that will use the cache.
+        batch_size: sequences generated side by side.
+    """
+
+    def __init__(self, model: Transformer, batch_size: int = 1) -> None:
+        shape = (batch_size, model.num_kv_heads, model.max_seq_len, model.d_model // model.num_heads)
+        weight = model.embed_tokens.weight
+        self.keys = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in model.layers]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        self.length = 0  # tokens held
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the (B, K, T, E) keys and values of new tokens; return those of all S tokens."""
+        end = self.length + keys.shape[2]
+        self.keys[layer][:, :, self.length : end] = keys
+        self.values[layer][:, :, self.length : end] = values
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H query heads and K key/value heads."""
+
+    def __init__(self, *, d_model: int, num_heads: int, num_kv_heads: int, dropout: float, bias: bool) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        self.head_dim = d_model // num_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(d_model, num_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(num_heads * self.head_dim, d_model, bias=bias)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """Mix (B, T, D) features over the past. `mask` is (T, S), 0 where attention may look, else -inf."""
+        batch, length, _ = x.shape
+        q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, E)
+        k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, E)
+        v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, K, S, E)
+        if self.num_kv_heads != self.num_heads:
+            group = self.num_heads // self.num_kv_heads
+            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # (B, H, S, E)
+        y = self._attend(q, k, v, mask)
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
+        return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        if q.is_cuda:
+            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout)
+        scores = (q * self.head_dim**-0.5) @ k.transpose(2, 3)  # (B, H, T, S)
+        weights = torch.softmax(scores.float() + mask, dim=-1).to(v.dtype)
+        return functional.dropout(weights, dropout, training=self.training) @ v  # (B, H, T, E)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding: turn each pair (i, i + E/2) of (B, H, T, E) by its position's angle.
+
+    Su et al., RoFormer, arXiv:2104.09864, section 3.4, with the pairing of Hugging Face's Llama.
+    """
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer: down(silu(gate(x)) · up(x)). Shazeer, arXiv:2002.05202."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(d_model, d_ff, bias=False)
+        self.up_proj = nn.Linear(d_model, d_ff, bias=False)
+        self.down_proj = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class GeluMLP(nn.Module):
+    """GPT-2's feed-forward layer: down(gelu(up(x))), with biases."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(d_model, d_ff)
+        self.down_proj = nn.Linear(d_ff, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        out: Tensor = self.down_proj(functional.gelu(self.up_proj(x)))
+        return out
+
+
+class Block(nn.Module):
+    """One transformer layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int,
+        d_ff: int,
+        dropout: float,
+        norm_epsilon: float,
+        model_type: ModelType,
+    ) -> None:
+        super().__init__()
+        llama = model_type == "llama"
+        norm = nn.RMSNorm if llama else nn.LayerNorm
+        self.dropout = dropout
+        self.input_layernorm = norm(d_model, eps=norm_epsilon)
+        self.self_attn = Attention(
+            d_model=d_model, num_heads=num_heads, num_kv_heads=num_kv_heads, dropout=dropout, bias=not llama
+        )
+        self.post_attention_layernorm = norm(d_model, eps=norm_epsilon)
+        self.mlp = SwiGLU(d_model, d_ff) if llama else GeluMLP(d_model, d_ff)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), mask, rotary, cache, layer))
+        x = x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+        return x
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, training=self.training)
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model.
+
+    Args:
+        vocab_size: V, rows of the token embedding.
+        d_model: D, width of the residual stream.
+        num_layers: number of blocks.
+        num_heads: H, query heads; must divide d_model.
+        d_ff: inner width of the feed-forward layers.
+        max_seq_len: longest sequence, in tokens.
+        num_kv_heads: K, key/value heads; must divide num_heads. None means H.
+        model_type: `llama` or `gpt`, see the top of this file.
+        dropout: probability of dropping a feature while training.
+        tie_embeddings: use the token embedding as output projection.
+        rope_theta: base of the rotary frequencies (`llama`).
+        norm_epsilon: added to the variance in each normalization.
+        init_std: standard deviation of the initial weights. Projections into the residual stream start at
+            init_std / √(2 · num_layers), so that its variance does not grow with depth (GPT-2, section 2.3).
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        d_ff: int,
+        max_seq_len: int,
+        num_kv_heads: int | None = None,
+        model_type: ModelType = "llama",
+        dropout: float = 0.0,
+        tie_embeddings: bool = True,
+        rope_theta: float = 10000.0,
+        norm_epsilon: float = 1e-5,
+        init_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.d_model, self.max_seq_len = vocab_size, d_model, max_seq_len
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
+        self.model_type, self.dropout = model_type, dropout
+        llama = model_type == "llama"
+        self.embed_tokens = nn.Embedding(vocab_size, d_model)
+        self.embed_positions = None if llama else nn.Embedding(max_seq_len, d_model)
+        self.layers = nn.ModuleList(
+            Block(
+                d_model=d_model,
+                num_heads=num_heads,
+                num_kv_heads=self.num_kv_heads,
+                d_ff=d_ff,
+                dropout=dropout,
+                norm_epsilon=norm_epsilon,
+                model_type=model_type,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = (nn.RMSNorm if llama else nn.LayerNorm)(d_model, eps=norm_epsilon)
+        self.lm_head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
+        self._initialize(init_std, num_layers)
+        self._rotary = (d_model // num_heads, rope_theta)
+        self.build_tables(self.embed_tokens.weight.device)
+
+    def build_tables(self, device: torch.device) -> None:
+        """Make the tables that follow from the arguments: they move with the module but are not in its state."""
+        cos, sin = rotary_table(self.max_seq_len, *self._rotary, device)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        mask = torch.full((self.max_seq_len, self.max_seq_len), -math.inf, device=device).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def _initialize(self, std: float, num_layers: int) -> None:
+        into_residual = std / math.sqrt(2 * num_layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                nn.init.normal_(parameter, std=into_residual)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=std)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """The (B, T, D) features that the output projection reads, for (B, T) token ids."""
+        length = ids.shape[1]
+        start = 0 if cache is None else cache.length
+        x = self.embed_tokens(ids)  # (B, T, D)
+        rotary = None
+        if self.embed_positions is None:
+            rotary = self.cos[start : start + length], self.sin[start : start + length]  # (T, E/2) each
+        else:
+            x = x + self.embed_positions.weight[start : start + length]
+        x = functional.dropout(x, self.dropout, training=self.training)
+        mask = self.mask[start : start + length, : start + length]  # (T, S)
+        for layer, block in enumerate(self.layers):
+            x = block(x, mask, rotary, cache, layer)
+        if cache is not None:
+            cache.length += length
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(…, D) features → (…, V) logits."""
+        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return functional.linear(hidden, weight)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """(B, T) token ids → (B, T, V) logits of the token that follows each.
+
+        With a cache, `ids` continue what the cache holds, and only they are computed.
+        """
+        return self.head(self.hidden(ids, cache)).float()
+
+
+def rotary_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (T, E/2), of the angle of every position and feature pair."""
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device)
+    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * theta ** (-pairs / head_dim)
+    return angles.cos(), angles.sin()
