@@ -1,0 +1,171 @@
+"""What is wrong with a spec, where, and how to mend it: problems as values, and their text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import FoundryError
+
+# A code is for good: it is never given another meaning, so that people can search for it.
+CODES = {
+    "E0101": "the file cannot be read",
+    "E0102": "the file is too large for a spec",
+    "E0103": "the file is not UTF-8",
+    "E0104": "not valid YAML",
+    "E0105": "the file is empty",
+    "E0106": "more than one document",
+    "E0107": "not a mapping at the top",
+    "E0108": "a key stands twice",
+    "E0109": "a key is not text",
+    "E0110": "a YAML tag",
+    "E0111": "a merge key",
+    "E0112": "too deep, too many values or too many aliases",
+    "E0113": "a number that is not finite or does not fit 64 bits",
+    "E0114": "text that is not valid Unicode",
+    "E0201": "unknown key",
+    "E0202": "a key in the wrong section",
+    "E0203": "a key that another kind takes",
+    "E0204": "a key is missing",
+    "E0205": "a section is not a mapping",
+    "E0206": "a schema version that is not known",
+    "E0301": "wrong type",
+    "E0302": "a number or word in quotes",
+    "E0303": "out of range",
+    "E0304": "not one of the choices",
+    "E0305": "text of the wrong form",
+    "E0306": "too short or too long",
+    "E0307": "an item stands twice",
+    "E0401": "num_heads does not divide d_model",
+    "E0402": "num_kv_heads does not divide num_heads",
+    "E0403": "rotary positions need an even head size",
+    "E0404": "nothing is left to train on",
+    "E0405": "the split to validate on is empty",
+    "E0406": "more warmup than steps",
+    "E0407": "warmup and decay overlap",
+    "E0408": "the vocabulary has no room for text",
+    "E0409": "a special token that is always there",
+    "W0101": "an unusual value",
+    "W0102": "a value that nothing reads",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong (codes E) or odd (codes W) in a spec.
+
+    Attributes:
+        code: a key of `CODES`.
+        message: what is wrong, in one sentence without a full stop.
+        file: the file as it was named by the caller.
+        path: where in the spec, dotted: `training.learning_rate`; empty for the whole file.
+        line: line in the file, from 1; 0 when there is none, as for a missing file.
+        column: column of the line, from 1.
+        length: how many characters of the line are meant.
+        source: the text of that line.
+        allowed: what would be right, or nothing when the message says it.
+        hint: what to do, or nothing when there is no good guess.
+    """
+
+    code: str
+    message: str
+    file: str
+    path: str = ""
+    line: int = 0
+    column: int = 0
+    length: int = 1
+    source: str = ""
+    allowed: str = ""
+    hint: str = ""
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether the spec works all the same."""
+        return self.code.startswith("W")
+
+    @property
+    def where(self) -> str:
+        """`file:line:column`, or the file alone."""
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+class SpecError(FoundryError, ValueError):
+    """A spec that cannot be used; `problems` holds everything that is wrong with it, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        file = self.problems[0].file
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        details = "\n\n".join(render(problem) for problem in self.problems)
+        super().__init__(
+            f"the spec has {count}\n\n{details}\n",
+            where=file,
+            hint=f"mend {'it' if len(self.problems) == 1 else 'them'} ({count}), then run: foundry check {file}",
+        )
+
+
+def render(problem: Problem) -> str:
+    """A problem as a compiler shows it: what, where, the line with a mark under it, what is allowed, what to do."""
+    kind = "warning" if problem.is_warning else "error"
+    margin = " " * len(str(problem.line))
+    lines = [f"{kind}[{problem.code}]: {problem.message}", f"{margin}--> {problem.where}"]
+    if problem.line:
+        before = problem.source[: problem.column - 1]
+        indent = "".join("\t" if character == "\t" else " " for character in before)
+        length = max(1, min(problem.length, len(problem.source) - len(before)))
+        lines += [f"{margin} |", f"{problem.line} | {problem.source}", f"{margin} | {indent}{'^' * length}"]
+    if problem.allowed:
+        lines.append(f"{margin} = allowed: {problem.allowed}")
+    if problem.hint:
+        lines.append(f"{margin} = help: {problem.hint}")
+    return "\n".join(lines)
+
+
+def closest(word: str, candidates: Iterable[str], *, taken: Iterable[str] = ()) -> str | None:
+    """The candidate that `word` is most likely a slip of, or None when none is near.
+
+    Args:
+        word: what was written.
+        candidates: what could have been meant; of equally near ones the first wins.
+        taken: candidates that are in use already and so are less likely meant.
+    """
+    written, taken = _plain(word), set(taken)
+    best: tuple[int, bool] | None = None
+    found = None
+    for candidate in candidates:
+        meant = _plain(candidate)
+        limit = max(1, max(len(written), len(meant)) // 3)  # one slip in three letters; more is another word
+        if abs(len(written) - len(meant)) > limit:
+            continue
+        distance = edit_distance(written, meant)
+        rank = (distance, candidate in taken)
+        if distance <= limit and distance < max(len(written), len(meant)) and (best is None or rank < best):
+            best, found = rank, candidate
+    return found
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Insertions, deletions, substitutions and swaps of neighbours between two words (optimal string alignment)."""
+    before: list[int] = []
+    above = list(range(len(second) + 1))
+    for row, letter in enumerate(first, 1):
+        current = [row]
+        for column, other in enumerate(second, 1):
+            cost = min(above[column] + 1, current[-1] + 1, above[column - 1] + (letter != other))
+            if row > 1 and column > 1 and letter == second[column - 2] and first[row - 2] == other:
+                cost = min(cost, before[column - 2] + 1)
+            current.append(cost)
+        before, above = above, current
+    return above[-1]
+
+
+def listed(words: Sequence[str], joiner: str = "or") -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_")

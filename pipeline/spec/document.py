@@ -1,0 +1,368 @@
+"""YAML 1.2 (and so JSON) as plain values that remember their line and column.
+
+PyYAML scans and parses; what a scalar means is decided here by the YAML 1.2 core schema, because PyYAML follows
+YAML 1.1, where `5e-5` is text, `on` is true, `010` is 8 and `1:30` is 90, and where the last of two equal keys wins
+in silence. Source: YAML 1.2.2, section 10.3.2.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.spec.diagnose import Problem, SpecError, closest
+
+Keys = tuple[str | int, ...]  # the way to a value: ("dataset", "source", "members", 0)
+
+MAX_BYTES = 1_000_000  # a spec is a few kilobytes; what is larger is another kind of file
+MAX_DEPTH = 16  # the schema needs 4
+MAX_VALUES = 20_000  # counted after aliases are expanded
+MAX_ALIASES = 16
+
+_NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
+_TRUE = re.compile(r"(?:true|True|TRUE)\Z")
+_FALSE = re.compile(r"(?:false|False|FALSE)\Z")
+_DECIMAL = re.compile(r"[-+]?[0-9]+\Z")
+_OCTAL = re.compile(r"0o[0-7]+\Z")
+_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+_NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+_INT64 = 2**63
+# Stands for a value that has a problem of its own, so that nothing else is said about it.
+UNUSABLE: Any = object()
+
+# What PyYAML says → what a person can act on. The first part that matches wins.
+_SYNTAX = (
+    ("found character '\\t'", "a tab cannot indent YAML", "indent with spaces"),
+    (
+        "mapping values are not allowed here",
+        "a `:` where no key can stand",
+        "put text that holds `: ` in quotes, and check the indentation of this line and the one above",
+    ),
+    (
+        "could not find expected ':'",
+        "this line is neither a `key: value` nor a part of the line above",
+        "write `key: value`, or close the quotes and brackets opened above",
+    ),
+    (
+        "expected <block end>",
+        "the indentation fits none of the lines above",
+        "keys of one section start in the same column",
+    ),
+    ("expected ',' or ']'", "a list that starts with `[` is not closed, or a comma is missing", "close it with `]`"),
+    ("expected ',' or '}'", "a mapping that starts with `{` is not closed, or a comma is missing", "close it with `}`"),
+    ("found unexpected end of stream", "text in quotes is not closed", "close the quotes"),
+    ("found undefined alias", "this alias names no anchor above it", "write the value out"),
+    ("cannot start any token", "this character cannot start a value", "put the text in quotes"),
+    ("found unknown escape character", "no such escape in double quotes", "write `\\\\` for one backslash"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stretch of one line; line and column count from 1."""
+
+    line: int
+    column: int
+    length: int
+
+
+@dataclass(slots=True)
+class Document:
+    """A parsed file.
+
+    Attributes:
+        file: its name as given.
+        lines: its text.
+        values: plain dicts, lists and scalars.
+        keys: where the key of each mapping entry stands.
+        places: where each value stands.
+        texts: each scalar as it is written, without quotes.
+        problems: what is wrong with the YAML although values could be read.
+    """
+
+    file: str
+    lines: list[str]
+    values: Any = None
+    keys: dict[Keys, Place] = field(default_factory=dict)
+    places: dict[Keys, Place] = field(default_factory=dict)
+    texts: dict[Keys, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, code: str, message: str, place: Place | None, **more: str) -> Problem:
+        """A problem at a place of this file (`path`, `allowed` and `hint` by keyword)."""
+        if place is None:
+            return Problem(code, message, self.file, **more)
+        source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
+        return Problem(code, message, self.file, line=place.line, column=place.column,
+                       length=place.length, source=source, **more)  # fmt: skip
+
+    def place_of(self, keys: Keys, *, key: bool = False) -> Place | None:
+        """Where a value stands (or its key); for one that is not in the file, what is nearest above it."""
+        first, second = (self.keys, self.places) if key else (self.places, self.keys)
+        while keys:
+            if place := first.get(keys) or second.get(keys):
+                return place
+            keys, first, second = keys[:-1], self.keys, self.places
+        return self.places.get(())
+
+
+def dotted(keys: Keys) -> str:
+    """`("dataset", "source", "members", 0)` as `dataset.source.members[0]`."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def read_document(path: Path | str) -> Document:
+    """Read a YAML or JSON file.
+
+    Raises:
+        SpecError: it cannot be read, or not as one YAML document with a mapping at the top.
+    """
+    file = str(path)
+    try:
+        with Path(path).open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError([Problem("E0101", "the file does not exist", file, hint=_nearby(Path(path)))]) from None
+    except IsADirectoryError:
+        hint = "name the YAML file inside it"
+        raise SpecError([Problem("E0101", "this is a folder, not a file", file, hint=hint)]) from None
+    except OSError as error:
+        raise SpecError([Problem("E0101", f"the file cannot be read: {error.strerror}", file)]) from None
+    return parse_document(raw, file)
+
+
+def parse_document(raw: bytes, file: str) -> Document:
+    """Parse the bytes of a YAML or JSON file; `file` is its name in messages.
+
+    Raises:
+        SpecError: the bytes are not one YAML document with a mapping at the top.
+    """
+    if len(raw) > MAX_BYTES:
+        message = f"the file has more than {MAX_BYTES:,} bytes, which no spec needs"
+        raise SpecError([Problem("E0102", message, file, hint="is this the right file?")])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = f"the file is not UTF-8 text: byte {raw[error.start]:#04x} on line {line}"
+        raise SpecError([Problem("E0103", message, file, hint="save it as UTF-8")]) from None
+    if file.endswith(".json"):
+        text = text.replace("\t", " ")  # JSON may indent with tabs and has none inside its strings
+    document = Document(file, text.splitlines())
+    _Reader(document, text).read()
+    return document
+
+
+def scalar(text: str) -> Any:
+    """What a plain scalar means in the YAML 1.2 core schema; infinities and NaN come back as such."""
+    if _DECIMAL.match(text):
+        # Python refuses to convert very long digits; everything this long is out of range anyway.
+        return int(text) if len(text) <= 40 else math.copysign(math.inf, -1 if text[0] == "-" else 1)
+    if _FLOAT.match(text):
+        return float(text)
+    if _NULL.match(text):
+        return None
+    if _TRUE.match(text) or _FALSE.match(text):
+        return bool(_TRUE.match(text))
+    if _OCTAL.match(text) or _HEXADECIMAL.match(text):
+        return int(text, 0)
+    if _NOT_FINITE.match(text):
+        return float(text.replace(".", "", 1))
+    return text
+
+
+@dataclass(slots=True)
+class _Node:
+    """A value before aliases are expanded: a scalar, a list of nodes, or name → (place of the key, node)."""
+
+    place: Place
+    value: Any
+    text: str | None = None
+
+
+_Mapping = dict[str, tuple[Place, _Node]]
+
+
+class _Reader:
+    """Turns PyYAML's events into a document, within limits, without ever building an object of a file's choice."""
+
+    def __init__(self, document: Document, text: str) -> None:
+        self.document = document
+        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self.anchors: dict[str, _Node | None] = {}  # None: its value is still being read
+        self.aliases = 0
+        self.values = 0
+
+    def read(self) -> None:
+        try:
+            root = self._root()
+        except yaml.reader.ReaderError as error:
+            raise self._unreadable(error) from None
+        except yaml.MarkedYAMLError as error:
+            raise self._invalid(error) from None
+        if not isinstance(root.value, dict):
+            found = "a list" if isinstance(root.value, list) else "a single value"
+            message = f"a spec is a mapping of sections, but this file holds {found}"
+            raise self._fatal("E0107", message, root.place, hint="start with `schema_version: 1`")
+        self.document.values = self._expand(root, ())
+
+    def _root(self) -> _Node:
+        root = None
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    hint = "keep one spec in a file"
+                    raise self._fatal("E0106", "a second YAML document starts here", _place(event), hint=hint)
+            elif not isinstance(event, yaml.StreamStartEvent | yaml.StreamEndEvent | yaml.DocumentEndEvent):
+                root = self._node(event, 1)
+        if root is None or (root.value is None and not root.text):
+            raise self._fatal("E0105", "the file holds no values", None, hint="start from specs/experiment.yaml")
+        return root
+
+    def _node(self, event: Any, depth: int) -> _Node:
+        place = _place(event)
+        self.values += 1
+        if depth > MAX_DEPTH:
+            raise self._fatal("E0112", f"values nested more than {MAX_DEPTH} deep", place)
+        if self.values > MAX_VALUES:
+            raise self._fatal("E0112", f"more than {MAX_VALUES:,} values, which no spec needs", place)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event.anchor, place)
+        if event.tag is not None:
+            hint = "leave the tag out; put the value in quotes if it is text"
+            self._note("E0110", f"the tag `{event.tag}`: a spec holds plain values only", place, hint=hint)
+        anchor = event.anchor
+        if anchor is not None:
+            self.anchors[anchor] = None
+        if isinstance(event, yaml.ScalarEvent):
+            node = _Node(place, self._scalar(event, place), event.value)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = _Node(place, self._sequence(depth))
+        else:
+            node = _Node(place, self._mapping(depth))
+        if anchor is not None:
+            self.anchors[anchor] = node
+        return node
+
+    def _sequence(self, depth: int) -> list[_Node]:
+        items = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self._node(event, depth + 1))
+        return items
+
+    def _mapping(self, depth: int) -> _Mapping:
+        entries: _Mapping = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            key = self._node(event, depth + 1)
+            node = self._node(next(self.events), depth + 1)
+            name = key.value if isinstance(key.value, str) else key.text
+            if name == "<<" and isinstance(key.value, str):
+                hint = "write the keys out: a spec says everything where it stands"
+                self._note("E0111", "the merge key `<<` is not part of YAML 1.2", key.place, hint=hint)
+            elif name is None:
+                self._note("E0109", "a key must be text, not a list or a mapping", key.place)
+            elif name in entries:
+                first = entries[name][0].line
+                message = f"the key `{name}` stands twice: first on line {first}"
+                self._note("E0108", message, key.place, path=name, hint="keep one of them")
+            else:
+                if not isinstance(key.value, str):
+                    hint = f'write "{name}" if that is the name'
+                    self._note("E0109", f"the key `{name}` is not text", key.place, hint=hint)
+                entries[name] = (key.place, node)
+        return entries
+
+    def _scalar(self, event: Any, place: Place) -> Any:
+        if event.style in ("'", '"', "|", ">"):
+            return self._text(event.value, place)
+        value = scalar(event.value)
+        if isinstance(value, float) and not math.isfinite(value):
+            message = f"`{event.value}` is not a finite number that fits 64 bits"
+            self._note("E0113", message, place)
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            self._note("E0113", f"`{event.value}` does not fit 64 bits", place)
+        else:
+            return value
+        return UNUSABLE
+
+    def _text(self, value: str, place: Place) -> Any:
+        try:  # JSON writes characters beyond U+FFFF as two escapes, which belong together
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._note("E0114", "half of a surrogate pair is not a character", place)
+            return UNUSABLE
+
+    def _alias(self, name: str, place: Place) -> _Node:
+        self.aliases += 1
+        if self.aliases > MAX_ALIASES:
+            raise self._fatal("E0112", f"more than {MAX_ALIASES} aliases, which no spec needs", place)
+        node = self.anchors.get(name)
+        if node is None:
+            raise self._fatal("E0104", f"the alias `*{name}` stands inside the value it repeats", place)
+        return node
+
+    def _expand(self, node: _Node, keys: Keys) -> Any:
+        """Plain values of a node; every path gets its places, also below an alias, up to the limit of values."""
+        document = self.document
+        if len(document.places) > MAX_VALUES or len(keys) > MAX_DEPTH:
+            raise self._fatal("E0112", "the aliases repeat too many values", document.places[keys[:1]])
+        document.places[keys] = node.place
+        if isinstance(node.value, list):
+            return [self._expand(item, (*keys, index)) for index, item in enumerate(node.value)]
+        if isinstance(node.value, dict):
+            values = {}
+            for name, (place, child) in node.value.items():
+                document.keys[*keys, name] = place
+                value = self._expand(child, (*keys, name))
+                values[name] = value
+            return values
+        document.texts[keys] = node.text or ""
+        return node.value
+
+    def _note(self, code: str, message: str, place: Place, **more: str) -> None:
+        self.document.problems.append(self.document.problem(code, message, place, **more))
+
+    def _fatal(self, code: str, message: str, place: Place | None, **more: str) -> SpecError:
+        return SpecError([*self.document.problems, self.document.problem(code, message, place, **more)])
+
+    def _invalid(self, error: yaml.MarkedYAMLError) -> SpecError:
+        mark = error.problem_mark or error.context_mark
+        said = error.problem or str(error)
+        message, hint = said, ""
+        for part, meaning, advice in _SYNTAX:
+            if part in said:
+                message, hint = meaning, advice
+                break
+        place = Place(mark.line + 1, mark.column + 1, 1) if mark else None
+        return self._fatal("E0104", message, place, hint=hint)
+
+    def _unreadable(self, error: yaml.reader.ReaderError) -> SpecError:
+        before = "\n".join(self.document.lines)[: error.position]
+        place = Place(before.count("\n") + 1, error.position - before.rfind("\n"), 1)
+        message = f"the control character U+{ord(error.character):04X} cannot stand in YAML"
+        return self._fatal("E0104", message, place, hint="delete it")
+
+
+def _place(event: Any) -> Place:
+    start, end = event.start_mark, event.end_mark
+    length = end.column - start.column if end.line == start.line else 1
+    return Place(start.line + 1, start.column + 1, max(1, length))
+
+
+def _nearby(path: Path) -> str:
+    folder = path.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    near = closest(path.name, [name for name in names if name.endswith((".yaml", ".yml", ".json"))])
+    if near:
+        return f"did you mean {folder / near}?"
+    return "" if folder.is_dir() else f"there is no folder {folder} here; run from the project folder"
