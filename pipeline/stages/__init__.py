@@ -1,1 +1,71 @@
 """The five stages that dvc.yaml runs: each a thin command over the rooms that do the work."""
+
+# This file runs before a stage imports anything else, perhaps under a Python that is too old or lacks our packages:
+# so no imports outside the standard library and no syntax newer than Python 3.6.
+import importlib.util
+import os
+import sys
+
+# The code that shapes each stage's result. dvc.yaml depends on it and a checkpoint is bound to it, so it holds every
+# module of a room that the stage imports, directly or not, and nothing else. A folder stands for all that is in it.
+CODE_OF = {
+    "corpus": (
+        "pipeline/stages/corpus.py",
+        "pipeline/data/corpus.py",
+        "pipeline/data/sources.py",
+    ),
+    "tokenizer": (
+        "pipeline/stages/tokenizer.py",
+        "pipeline/data/tokenizer.py",
+    ),
+    "train": (
+        "pipeline/stages/train.py",
+        "pipeline/data/batches.py",
+        "pipeline/data/tokenizer.py",
+        "pipeline/models",
+        "pipeline/tasks",
+        "pipeline/training",
+    ),
+    "validate": (
+        "pipeline/stages/validate.py",
+        "pipeline/data/tokenizer.py",
+        "pipeline/evaluation",
+        "pipeline/models",
+        "pipeline/tasks",
+    ),
+    "export": (
+        "pipeline/stages/export.py",
+        "pipeline/data/tokenizer.py",
+        "pipeline/export",
+        "pipeline/models",
+    ),
+}
+
+_NEEDED_FIRST = ("click", "jsonschema", "numpy", "sentencepiece", "torch", "yaml")  # what the stages import
+
+
+def _refuse_wrong_python() -> None:
+    """End the process when DVC started the stage with a Python that cannot run it.
+
+    A stage's command runs in a shell, where `python` is whatever PATH says: not always the environment of DVC.
+    """
+    problem = ""
+    expected = os.environ.get("FOUNDRY_PREFIX", "")  # set by `foundry run` to the environment it runs in
+    if sys.version_info < (3, 11):  # noqa: UP036 - this is the check that says so
+        problem = f"is Python {sys.version_info[0]}.{sys.version_info[1]}, and Model Foundry needs 3.11 or newer"
+    elif expected and os.path.realpath(expected) != os.path.realpath(sys.prefix):
+        problem = f"belongs to the environment {sys.prefix}, not to {expected}"
+    else:
+        missing = [name for name in _NEEDED_FIRST if importlib.util.find_spec(name) is None]
+        if missing:
+            problem = "lacks " + ", ".join(missing)
+    if problem:
+        sys.stderr.write(
+            f"error: this stage was started by {sys.executable}, which {problem}\n"
+            "  hint: run `foundry run` or `make run`, or activate the environment first: . .venv/bin/activate\n"
+        )
+        sys.exit(1)
+
+
+if sys.argv[:1] == ["-m"]:  # what Python puts there while it imports the parents of `python -m pipeline.stages.…`
+    _refuse_wrong_python()

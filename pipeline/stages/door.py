@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline import console
 from pipeline.errors import ExitCode, FoundryError, Interrupted, Preempted
@@ -30,6 +30,7 @@ _EXIT_CODE_OF = {
     "export": ExitCode.EXPORT,
 }
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PARENT_AT_START = os.getppid()
 
 
 @contextmanager
@@ -53,6 +54,8 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
     except OSError as error:
         _fail(name, _explain(error), started)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect of ours, shown whole
+        if os.strerror(errno.ENOSPC) in str(error):  # torch and safetensors report a full disk in errors of their own
+            _fail(name, _explain(OSError(errno.ENOSPC, str(error))), started)
         traceback.print_exc()
         hint = "this is a defect of Model Foundry; please report it with the lines above"
         _fail(name, FoundryError(f"internal error: {type(error).__name__}: {error}", hint=hint), started)
@@ -62,9 +65,27 @@ def die_with_parent() -> None:
     """Ask the kernel to kill this process when the one that started it dies (Linux only).
 
     Without it, a killed `dvc` leaves its stage running, and the next one writes into the same folders.
+    A parent that died before the kernel was asked is noticed too, and ends the process here.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _is_orphan():
+        console.say("error: the process that started this stage has ended")
+        sys.exit(ExitCode.PREEMPTED)
+
+
+def _is_orphan() -> bool:
+    parent = os.getppid()
+    if parent != _PARENT_AT_START:
+        return True
+    if "DVC_STAGE" not in os.environ:
+        return False
+    # DVC starts a stage in its own process group; a process that adopts orphans (init, a subreaper) is in another.
+    try:
+        return os.getpgid(parent) != os.getpgrp()
+    except ProcessLookupError:
+        return True
 
 
 def exit_code(name: str, error: FoundryError) -> ExitCode:
@@ -75,6 +96,7 @@ def exit_code(name: str, error: FoundryError) -> ExitCode:
 
 
 def _preempt(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: a second must not cut off what the first began
     raise Preempted("stopped by SIGTERM", hint="run the same command again to go on")
 
 
@@ -86,10 +108,13 @@ def _explain(error: OSError) -> FoundryError:
     return FoundryError(f"the operating system refused: {reason}", where=where)
 
 
-def _fail(name: str, error: FoundryError, started: float) -> None:
+def _fail(name: str, error: FoundryError, started: float) -> NoReturn:
     code = exit_code(name, error)
     console.show_error(error)
-    _write_status(name, phase="failed", code=code, started=started, error=error)
+    try:
+        _write_status(name, phase="failed", code=code, started=started, error=error)
+    except OSError as problem:  # for example the full disk that was just reported
+        console.warn(f"the outcome could not be written to {status_file(name)}: {problem.strerror}")
     sys.exit(code)
 
 
@@ -104,6 +129,7 @@ def _write_status(
         "message": "" if error is None else str(error),
         "hint": "" if error is None else error.hint,
         "pid": os.getpid(),
+        "run": os.environ.get("FOUNDRY_RUN", ""),  # which `foundry run` this belongs to, if any
         "seconds": round(time.monotonic() - started, 3),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
