@@ -127,7 +127,8 @@ def output_folder(
 def write_manifest(folder: Path, *, stage: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
     """Describe every file of a folder in its `manifest.json`, after making each one durable."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+    # A folder inside may have a manifest of its own (a model inside an export): to this one it is a file as any other.
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST):
         sync_file(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
     manifest = {
