@@ -154,8 +154,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, T, D) → (B, T, D)."""
         x = x + self._drop(self.self_attn(self.input_layernorm(x), mask, rotary, cache, layer))
-        x = x + self._drop(self.mlp(self.post_attention_layernorm(x)))
-        return x
+        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, training=self.training)
