@@ -19,6 +19,15 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # 128 + SIGINT, what shells report for Ctrl-C
 
 
+EXIT_CODE_OF = {  # what each stage ends with when its work fails
+    "corpus": ExitCode.CORPUS,
+    "tokenizer": ExitCode.TOKENIZER,
+    "train": ExitCode.TRAINING,
+    "validate": ExitCode.VALIDATION,
+    "export": ExitCode.EXPORT,
+}
+
+
 class FoundryError(Exception):
     """Something a user can mend: what is wrong, where, and what to do about it.
 

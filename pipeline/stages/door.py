@@ -17,18 +17,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from pipeline import console
-from pipeline.errors import ExitCode, FoundryError, Interrupted, Preempted
+from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
 from pipeline.files import write_json
 from pipeline.paths import status_file
 from pipeline.spec import Spec, SpecError, load_spec
 
-_EXIT_CODE_OF = {
-    "corpus": ExitCode.CORPUS,
-    "tokenizer": ExitCode.TOKENIZER,
-    "train": ExitCode.TRAINING,
-    "validate": ExitCode.VALIDATION,
-    "export": ExitCode.EXPORT,
-}
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _PARENT_AT_START = os.getppid()
 
@@ -92,7 +85,7 @@ def exit_code(name: str, error: FoundryError) -> ExitCode:
     """What a stage that failed with `error` ends with: its own code, unless the error is not its fault."""
     if isinstance(error, SpecError | Preempted | Interrupted):
         return error.exit_code
-    return _EXIT_CODE_OF[name]
+    return EXIT_CODE_OF[name]
 
 
 def _preempt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,0 +1,66 @@
+"""The `foundry` command: a group whose commands are imported only when they are named or listed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from pipeline import __version__, console
+from pipeline.errors import ExitCode, FoundryError
+
+# Each is a module in pipeline.commands with a Click command called `command`; this is the order of `--help`.
+COMMANDS = ("check", "run", "generate", "compare", "plots", "doctor")
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, what shells report for a writer whose reader has gone
+
+
+class _Commands(click.Group):
+    """Finds commands by name, so that one command's imports do not slow another."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - Click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"pipeline.commands.{cmd_name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader (`head`, a pager) has what it wanted. What is still buffered must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(_PIPE_CLOSED)
+        return result
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def foundry() -> None:
+    """Turn one versioned spec into a trained, validated and exported small model.
+
+    Commands work on the project in the current folder: specs/experiment.yaml says what to build, `foundry run`
+    builds it. Exit codes are listed in docs/exit-codes.md.
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and end the process as the exit code table says."""
+    try:
+        code = foundry.main(arguments, prog_name="foundry", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.PREREQUISITES)  # not Click's own 2, which here means that the corpus stage failed
+    except (click.Abort, KeyboardInterrupt):
+        console.say("stopped by Ctrl-C")
+        sys.exit(ExitCode.INTERRUPTED)
+    except FoundryError as error:
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    sys.exit(code)

@@ -1,0 +1,111 @@
+"""`foundry compare`: what changed in the spec, and what it did to the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeGuard
+
+import click
+
+# Parts of a metric's name that say which way is better. What neither names is shown without a judgement.
+_LOWER_IS_BETTER = (
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "seconds",
+    "_ms",
+    "_mb",
+    "rss",
+    "peak",
+    "diff",
+    "failed",
+    "warnings",
+    "unused",
+    "byte_fallback",
+    "tokens_per_byte",
+)
+_HIGHER_IS_BETTER = ("tokens_per_second", "accuracy", "health_score", "passed", "per_token", "speedup")
+_WIDEST_VALUE = 32  # characters: lists in the spec would push the other columns off the screen
+
+
+@click.command(short_help="Compare spec and results with a git revision.")
+@click.argument("rev", default="HEAD")
+def command(rev: str) -> None:
+    """Show how the spec and the results in this folder differ from those of a git revision.
+
+    REV is anything git understands: a commit, a branch, a tag; without it, HEAD. Only what changed is shown.
+    """
+    from pipeline.commands.ask_dvc import ask_json
+
+    rows = list(params(ask_json("params", "diff", rev)))
+    results = list(metrics(ask_json("metrics", "diff", rev)))
+    if not rows and not results:
+        click.echo(f"nothing differs from {rev}")
+        return
+    if rows:
+        click.echo(table("spec", rev, rows))
+    if rows and results:
+        click.echo()
+    if results:
+        click.echo(table("result", rev, results))
+
+
+class Row(NamedTuple):
+    """One thing that changed."""
+
+    name: str
+    old: str
+    new: str
+    change: str
+
+
+def params(difference: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Row]:
+    """The rows for `dvc params diff --json`: file → name → {old, new}."""
+    for names in difference.values():
+        for name, values in names.items():
+            yield Row(name, _show(values.get("old")), _show(values.get("new")), "")
+
+
+def metrics(difference: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterator[Row]:
+    """The rows for `dvc metrics diff --json`: numbers only, since identifiers and times always differ."""
+    for path, names in difference.items():
+        report = path.rsplit("/", 1)[-1].removesuffix(".json")
+        for name, values in names.items():
+            old, new = values.get("old"), values.get("new")
+            if not _is_number(old) and not _is_number(new):
+                continue
+            change = judgement(name, old, new) if _is_number(old) and _is_number(new) else ""
+            yield Row(f"{report}: {name}", _show(old), _show(new), change)
+
+
+def judgement(name: str, old: float, new: float) -> str:
+    """The change from old to new, in per cent where that makes sense, and whether it is for the better."""
+    percent = f" ({(new - old) / abs(old):+.1%})" if old else ""
+    word = ""
+    if any(part in name for part in _HIGHER_IS_BETTER):
+        word = "better" if new > old else "worse"
+    elif any(part in name for part in _LOWER_IS_BETTER):
+        word = "better" if new < old else "worse"
+    return f"{new - old:+.4g}{percent}{f'  {word}' if word else ''}"
+
+
+def table(heading: str, rev: str, rows: list[Row]) -> str:
+    """Rows as aligned text under a heading."""
+    lines = [Row(heading, rev, "now", "change" if any(row.change for row in rows) else ""), *rows]
+    widths = [max(len(row[column]) for row in lines) for column in range(3)]
+    shown = [
+        f"{row.name:<{widths[0]}}  {row.old:>{widths[1]}}  {row.new:>{widths[2]}}  {row.change}".rstrip()
+        for row in lines
+    ]
+    return "\n".join([shown[0], "-" * max(map(len, shown)), *shown[1:]])
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _WIDEST_VALUE else text[: _WIDEST_VALUE - 1] + "…"

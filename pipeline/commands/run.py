@@ -1,0 +1,232 @@
+"""`foundry run`: build what specs/experiment.yaml describes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import click
+
+from pipeline import console
+from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
+from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, STAGES, status_file
+
+_POLL_SECONDS = 0.1  # how soon a signal or a new stage is noticed
+_REPORT = Path(".work/status/dvc.json")
+# What DVC says when it cannot go on, and what to do about it.
+_DVC_HINTS = {
+    "unable to acquire lock": "another dvc command is at work here: wait for it, or end it",
+    "is busy, it is being blocked by": "another dvc command is at work here: wait for it, or end it",
+    "are missing from": f"every section stands in {DEFAULT_SPEC}, if only as `section: {{}}`: add the missing one",
+    "dvc.yaml": "dvc.yaml was changed: `git diff dvc.yaml` shows how, `git checkout dvc.yaml` takes it back",
+    "no space left on device": "free some space and run the same command again",
+}
+
+
+@click.command(short_help="Build what the spec describes.")
+@click.option("--from", "first", type=click.Choice(STAGES), help="Run this stage and all after it, changed or not.")
+@click.option("--force", is_flag=True, help="Run every stage (with --from: from there on), changed or not.")
+def command(first: str | None, force: bool) -> None:
+    """Build what specs/experiment.yaml describes: corpus, tokenizer, model, validation, exports.
+
+    Only what changed since the last run is built again; what was built before comes from the cache. An interrupted
+    run goes on where it stopped when the same command is given again. The exit code says which stage failed.
+    """
+    from pipeline.commands.prerequisites import require_all
+    from pipeline.commands.summary import summarize
+
+    started = time.monotonic()
+    require_all()
+    run = uuid.uuid4().hex
+    before = locked()
+    if force and first is None:
+        first = STAGES[0]
+    supervise(plan(first), run=run)
+    ran = {stage: status["seconds"] for stage in STAGES if (status := status_of(stage, run)) is not None}
+    after = locked()
+    restored = [stage for stage in STAGES if stage not in ran and before.get(stage) != after.get(stage)]
+    click.echo(summarize(ran=ran, restored=restored, seconds=time.monotonic() - started))
+
+
+class Plan(NamedTuple):
+    """Command lines for DVC, in order, and the stages whose cached outputs are checked first."""
+
+    commands: list[list[str]]
+    mend: list[str]
+
+
+def plan(first: str | None) -> Plan:
+    """What DVC is asked to do: build what changed, or build everything from stage `first` on."""
+    if first is not None:
+        forced = STAGES[STAGES.index(first) :]
+        before = STAGES[: STAGES.index(first)]
+        commands = [["repro", before[-1]]] if before else []
+        return Plan([*commands, ["repro", "--force", "--downstream", first]], list(forced))
+    if changed := changed_sources():
+        console.say(f"{changed} changed since the corpus was built: building it again")
+        return Plan([["repro", "--force", "--single-item", "corpus"], ["repro"]], [])
+    return Plan([["repro"]], [])
+
+
+def changed_sources() -> str:
+    """The first of the user's own text files that is not what the corpus was built from; empty if none.
+
+    DVC does not know these files: the spec names them, not dvc.yaml.
+    """
+    from pipeline.files import MANIFEST, read_json, sha256_file
+    from pipeline.spec import load_spec
+
+    dataset = load_spec(DEFAULT_SPEC).section("dataset")
+    manifest = OUTPUT_OF["corpus"] / MANIFEST
+    if dataset["source"]["kind"] != "files" or not manifest.is_file():
+        return ""
+    try:
+        recorded: dict[str, str] = read_json(manifest)["inputs"]
+    except (FoundryError, TypeError, KeyError):
+        return ""  # damaged: the next stage says so and names the command that mends it
+    return next(
+        (name for name, sha256 in recorded.items() if not Path(name).is_file() or sha256_file(Path(name)) != sha256), ""
+    )
+
+
+def supervise(plan: Plan, *, run: str) -> None:
+    """Run DVC on a plan, pass signals on to the stage that is at work, and wait for the end.
+
+    Raises:
+        FoundryError: a stage failed, DVC failed, or the run was stopped; `exit_code` is the one to end with.
+    """
+    from pipeline.commands.prerequisites import environment_bin
+
+    request = {"parent": os.getpid(), "run": run, "report": str(_REPORT), "mend": plan.mend, "commands": plan.commands}
+    environment = {
+        **os.environ,
+        "PATH": f"{environment_bin()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "FOUNDRY_RUN": run,
+        "FOUNDRY_PREFIX": sys.prefix,
+        # DVC starts stages in $SHELL. This one replaces itself with the stage, so that none stands between the two.
+        "SHELL": "/bin/sh",
+    }
+    arguments = [sys.executable, "-m", "pipeline.commands.repro", json.dumps(request)]
+    with _signals() as received:
+        # In a session of its own, Ctrl-C reaches `foundry run` alone, which passes it on to the stage exactly once.
+        with subprocess.Popen(arguments, env=environment, stdin=subprocess.DEVNULL, start_new_session=True) as process:
+            _watch(process, received, run)
+        if received:
+            raise _stopped(received[0], run)
+        if process.returncode != 0:
+            raise _failure(run, process.returncode)
+
+
+def _watch(process: subprocess.Popen[bytes], received: Sequence[int], run: str) -> None:
+    """Wait for DVC; hand a received signal to the stage at work, and to DVC when none is."""
+    told: set[int] = set()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+        if process.returncode is not None:
+            return
+        if len(received) > 1:
+            process.kill()  # the stage dies with it
+        elif received:
+            at_work = [pid for stage in STAGES if (pid := _running(stage, run)) is not None]
+            for pid in at_work or [process.pid]:
+                if pid not in told:
+                    told.add(pid)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, received[0] if at_work else signal.SIGINT)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask for an end instead of dying from them."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        # A terminal that goes away (SIGHUP) is no different from being asked to stop.
+        received.append(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        if len(received) == 1:
+            console.say("stopping: the stage saves what it has (once more to stop at once)")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays ignored: that is how `nohup` asks to go on.
+    old = {number: signal.signal(number, note) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def status_of(stage: str, run: str) -> dict[str, Any] | None:
+    """What a stage said about itself in this run; None when it did not run in it."""
+    try:
+        status = json.loads(status_file(stage).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, dict) and status.get("run") == run else None
+
+
+def _running(stage: str, run: str) -> int | None:
+    status = status_of(stage, run)
+    return int(status["pid"]) if status is not None and status["phase"] == "running" else None
+
+
+def _stopped(number: int, run: str) -> FoundryError:
+    kind = Interrupted if number == signal.SIGINT else Preempted
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    stage = next((stage for stage in STAGES if (status := status_of(stage, run)) and status["phase"] != "done"), None)
+    message = f"stopped by {name}" + (f" in the {stage} stage" if stage else "")
+    return kind(message, hint="run the same command again to go on")
+
+
+def _failure(run: str, returncode: int) -> FoundryError:
+    """Work out what failed: a stage that said so, a stage that was killed, or DVC itself."""
+    for stage in STAGES:
+        status = status_of(stage, run)
+        if status is not None and status["phase"] == "failed":
+            return _error(f"{stage} stage: {status['message']}", status["hint"], ExitCode(status["code"]))
+        if status is not None and status["phase"] == "running":
+            message = f"{stage} stage: the process was killed before it could say why; memory may have run out"
+            return _error(
+                message, "run the same command again: training goes on from its last checkpoint", EXIT_CODE_OF[stage]
+            )
+    try:
+        report = json.loads(_REPORT.read_text(encoding="utf-8"))
+        errors = report["errors"] if report["run"] == run else []
+    except (OSError, ValueError, KeyError):
+        errors = []
+    if not errors:
+        killed = f"by signal {-returncode}" if returncode < 0 else f"with {returncode}"
+        return _error(f"dvc ended {killed} and said nothing", "run the same command again", ExitCode.PREREQUISITES)
+    message = "; ".join(errors)
+    hint = next((hint for phrase, hint in _DVC_HINTS.items() if phrase in message.lower()), "")
+    return _error(f"dvc: {message}", hint or "`dvc repro --verbose` shows more", ExitCode.PREREQUISITES)
+
+
+def _error(message: str, hint: str, code: ExitCode) -> FoundryError:
+    error = FoundryError(message, hint=hint)
+    error.exit_code = code
+    return error
+
+
+def locked() -> dict[str, Any]:
+    """What dvc.lock records for each stage."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        content = YAML(typ="safe").load(Path("dvc.lock"))
+        return dict(content["stages"])
+    except (OSError, YAMLError, TypeError, KeyError):
+        return {}
