@@ -1,0 +1,77 @@
+"""The tokenizer stage: learns the pieces from the training split and encodes all splits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline import console
+from pipeline.data import encode
+from pipeline.data.documents import read_split
+from pipeline.data.tokenizer import Tokenizer, train_tokenizer
+from pipeline.files import manifest_hash, output_folder, verify_manifest, write_json
+from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
+from pipeline.stages.door import stage
+
+if TYPE_CHECKING:
+    from pipeline.spec import Spec
+
+
+@click.command()
+@click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
+def main(spec_path: Path) -> None:
+    """Train the tokenizer of a spec and encode the corpus with it."""
+    with stage("tokenizer", spec_path) as spec:
+        build(spec)
+
+
+def build(spec: Spec) -> None:
+    """Make `artifacts/tokenizer/` and `reports/tokenizer.json`."""
+    settings = spec.section("tokenizer")
+    corpus, target = OUTPUT_OF["corpus"], OUTPUT_OF["tokenizer"]
+    verify_manifest(corpus, rebuild="foundry run --from corpus --force")
+
+    started = time.monotonic()
+    model = train_tokenizer((document.text for document in read_split(corpus / "train.jsonl")), **settings)
+    trained = time.monotonic()
+    tokenizer = Tokenizer.from_bytes(model)
+    with output_folder(
+        target, stage="tokenizer", sections={"tokenizer": settings}, inputs={"corpus": manifest_hash(corpus)}
+    ) as folder:
+        (folder / "tokenizer.model").write_bytes(model)
+        counts = encode.encode_corpus(tokenizer, corpus, folder)
+        encoded = time.monotonic()
+        encode.write_metadata(folder, encode.metadata(tokenizer, counts, settings=settings))
+        checked = encode.round_trip(tokenizer, corpus / "validation.jsonl", folder, "validation")
+    report = encode.report(tokenizer, counts, checked, settings=settings)
+    write_json(REPORTS / "tokenizer.json", report)
+    _say(report, training_seconds=trained - started, encoding_seconds=encoded - trained)
+
+
+def _say(report: dict[str, Any], *, training_seconds: float, encoding_seconds: float) -> None:
+    figures = report["splits"]
+    train_mb = figures["train"]["bytes"] / 1e6
+    all_mb = sum(held["bytes"] for held in figures.values()) / 1e6
+    console.say(
+        f"tokenizer: {report['tokenizer_type']}, {report['vocab_size']} pieces from {train_mb:.1f} MB "
+        f"in {training_seconds:.1f} s ({train_mb / training_seconds:.1f} MB/s)"
+    )
+    console.say(
+        f"encoded {all_mb:.1f} MB in {encoding_seconds:.1f} s ({all_mb / encoding_seconds:.1f} MB/s), "
+        f"{figures['train']['characters_per_token']:.2f} characters a token on the training split"
+    )
+    checked = report["round_trip"]
+    if checked["failures"]:
+        console.warn(
+            f"{checked['failures']} of {checked['documents']} validation documents do not come back exactly from their "
+            "tokens: see round_trip in reports/tokenizer.json; tokenizer.byte_fallback: true loses nothing"
+        )
+    else:
+        console.say(f"all {checked['documents']} validation documents come back exactly from their tokens")
+
+
+if __name__ == "__main__":
+    main()
