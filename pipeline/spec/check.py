@@ -1,32 +1,330 @@
-"""Everything that is wrong or odd in a parsed spec, in the order of the file."""
+"""Everything that is wrong or odd in a parsed spec, all at once and in the order of the file."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.protocols import Validator
-from referencing import Registry, Resource
+from jsonschema import Draft202012Validator, ValidationError, validators
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from pipeline.spec.diagnose import Problem
-from pipeline.spec.document import Document, dotted
-from pipeline.spec.schema import schema_files
+from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
+from pipeline.spec.rules import RULES, UNREAD
+from pipeline.spec.schema import Schema, branch, leaves, resolve, schema_at, schema_files
+from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
+from pipeline.spec.words import describe, expected, kinds_of, listed, spelled
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+    from pipeline.spec.diagnose import Problem
+
+_TRUE = ("yes", "on", "y")  # YAML 1.1 took these for booleans, YAML 1.2 takes them for text
+_FALSE = ("no", "off", "n")
+_NONE = ("none", "nil", "nan", "")
 
 
 def check(document: Document) -> list[Problem]:
-    """All problems of a document, sorted by position; warnings among them."""
-    problems = list(document.problems)
+    """All problems of a document, sorted by position; what is only odd is among them with a W code."""
+    problems = [*document.problems, *_schema_problems(document)]
+    problems += _rule_problems(document, {problem.path for problem in problems})
+    return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.code))
+
+
+# What the schema says
+
+
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """A value that misses one keyword of its schema."""
+
+    keyword: str
+    keys: Keys
+    value: Any
+    schema: Schema
+    limit: Any  # what the keyword says
+
+
+def _misses(document: Document) -> list[_Miss]:
+    """What jsonschema finds, without what is said about values that have a problem already."""
+    found = []
     for error in _validator().iter_errors(document.values):
-        keys = tuple(error.absolute_path)
-        problems.append(document.problem("E0301", error.message, document.place_of(keys), path=dotted(keys)))
-    return sorted(problems, key=lambda problem: (problem.line, problem.column))
+        value: Any = error.instance
+        if value is not UNUSABLE:
+            keyword = "propertyNames" if "propertyNames" in error.absolute_schema_path else str(error.validator)
+            schema: Any = error.schema
+            found.append(_Miss(keyword, tuple(error.absolute_path), value, schema, error.validator_value))
+    mistyped = {miss.keys for miss in found if miss.keyword == "type"}
+    # A value of the wrong type is not out of range or too long as well.
+    return [miss for miss in found if miss.keyword == "type" or miss.keys not in mistyped]
+
+
+def _schema_problems(document: Document) -> Iterator[Problem]:
+    misses = _misses(document)
+    # Keys that are in the file, but misspelt, are not reported as missing too.
+    meant = {dotted(found.keys) for miss in misses for _, found in _strange_keys(miss) if found}
+    told: set[tuple[Keys, str]] = set()  # `required` finds every missing key once per missing key
+    for miss in misses:
+        for problem in _REPORTERS[miss.keyword](document, miss):
+            once = (miss.keys, problem.message)
+            if once not in told and not (problem.code == "E0204" and problem.path in meant):
+                told.add(once)
+                yield problem
+
+
+def _strange_keys(miss: _Miss) -> Iterator[tuple[str, Suggestion | None]]:
+    """The keys of a mapping that its schema does not know, each with what was probably meant."""
+    if miss.keyword == "additionalProperties":
+        for name in miss.value:
+            if name not in miss.schema["properties"]:
+                yield name, suggest_key(name, miss.keys, miss.value)
+
+
+def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
+    here = _named(miss.keys)
+    for name, found in _strange_keys(miss):
+        place = document.place_of((*miss.keys, name), key=True)
+        path = dotted((*miss.keys, name))
+        message = f"`{name}` is not a key of {here}"
+        if found is None:
+            allowed = listed(branch(miss.schema, miss.value))
+            yield document.problem("E0201", message, place, path=path, allowed=allowed)
+            continue
+        home = found.keys[:-1]
+        meant = dotted(found.keys) if home != miss.keys else str(found.keys[-1])
+        if there := document.keys.get(found.keys):
+            hint = f"`{meant}` is set on line {there.line} already: keep one of them, under that name"
+        elif found.exact:
+            hint = f"move it under `{home[-1]}:`" if home else "move it to the top level, without indentation"
+        else:
+            hint = f"did you mean `{meant}`?"
+        if found.exact:
+            message = f"`{name}` belongs in {_named(home)}, not in {here}"
+            yield document.problem("E0202", message, place, path=path, hint=hint)
+        else:
+            yield document.problem("E0201", message, place, path=path, hint=hint)
+
+
+def _key_of_another_kind(document: Document, miss: _Miss) -> Iterator[Problem]:
+    name, owner = miss.value, schema_at(miss.keys)  # the value is the name of a key
+    if name not in owner["properties"]:
+        return  # of no kind: reported as an unknown key
+    values = value_at(document.values, miss.keys)
+    discriminator = owner["x-discriminator"]
+    takers = [kind for kind, names in owner["x-branches"].items() if name in names]
+    message = (
+        f"`{name}` is a key of {discriminator} {listed([f'`{kind}`' for kind in takers])},"
+        f" but this {_named(miss.keys)} is of {discriminator} `{values[discriminator]}`"
+    )
+    place = document.place_of((*miss.keys, name), key=True)
+    path = dotted((*miss.keys, name))
+    hint = f"remove it, or set `{discriminator}: {takers[0]}`"
+    yield document.problem("E0203", message, place, path=path, allowed=listed(miss.limit), hint=hint)
+
+
+def _missing_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
+    owner = schema_at(miss.keys)
+    for name in miss.limit:
+        if name in miss.value:
+            continue
+        child = owner["properties"][name]
+        who = _named(miss.keys) if miss.keys else "the spec"
+        if "x-discriminator" in owner and name != owner["x-discriminator"]:
+            who += f" of {owner['x-discriminator']} `{miss.value[owner['x-discriminator']]}`"
+        place = document.place_of(miss.keys, key=True)
+        path = dotted((*miss.keys, name))
+        allowed = "a mapping" if "properties" in child else expected(child)
+        hint = f"add `{name}: …`: {child['description']}"
+        yield document.problem("E0204", f"{who} needs `{name}`", place, path=path, allowed=allowed, hint=hint)
+
+
+def _wrong_type(document: Document, miss: _Miss) -> Iterator[Problem]:
+    schema, value, path, place = miss.schema, miss.value, dotted(miss.keys), document.place_of(miss.keys)
+    if "properties" in schema:
+        found = "is empty" if value is None else f"is {describe(value)}"
+        message = f"the section {_named(miss.keys)} {found}, but must be a mapping of keys"
+        needed = "add its keys, indented" if schema.get("required") else "add its keys, indented, or remove it"
+        yield document.problem("E0205", message, document.place_of(miss.keys, key=True), path=path, hint=needed)
+        return
+    code, hint = _retyped(document, schema, value, miss.keys)
+    message = f"`{path}` must be {expected(schema)}, but is {describe(value)}"
+    yield document.problem(code, message, place, path=path, hint=hint)
+
+
+def _retyped(document: Document, schema: Schema, value: Any, keys: Keys) -> tuple[str, str]:  # noqa: PLR0911
+    """The code and the hint for a value of the wrong type: what it would be, written right."""
+    kinds, path = kinds_of(schema), dotted(keys)
+    text = document.texts.get(keys, "")
+    if "enum" in schema and (meant := suggest_value(path, value, schema["enum"])):
+        return "E0301", f"did you mean `{meant}`?"
+    if isinstance(value, str):
+        meant, word = scalar(value), value.strip().lower()
+        if not isinstance(meant, str) and _validator().evolve(schema=schema).is_valid(meant):
+            return "E0302", f"take the quotes away: {value}"
+        if "boolean" in kinds and word in _TRUE + _FALSE:
+            return "E0301", f"write {'true' if word in _TRUE else 'false'}"
+        if "null" in kinds and word in _NONE:
+            return "E0301", "write null"
+        plain = re.sub(r"(?<=\d)[_, ](?=\d{3})", "", value)
+        if plain != value and not isinstance(scalar(plain), str):
+            return "E0301", f"write {plain}"
+    if "string" in kinds and _validator().evolve(schema=schema).is_valid(text):
+        return "E0301", f'put it in quotes: "{text}"'
+    if "array" in kinds and not isinstance(value, list | dict) and value is not None:
+        return "E0301", f"write a list: [{text}]"
+    if value is None and "default" in schema:
+        return "E0301", f"remove the line to take the default, {spelled(schema['default'])}"
+    return "E0301", ""
+
+
+def _out_of_range(document: Document, miss: _Miss) -> Iterator[Problem]:
+    words = {
+        "minimum": "must be at least",
+        "exclusiveMinimum": "must be above",
+        "maximum": "must be at most",
+        "exclusiveMaximum": "must be below",
+    }
+    path = dotted(miss.keys)
+    written = document.texts.get(miss.keys) or spelled(miss.value)
+    message = f"`{path}` {words[miss.keyword]} {spelled(miss.limit)}, but is {written}"
+    yield document.problem("E0303", message, document.place_of(miss.keys), path=path, allowed=expected(miss.schema))
+
+
+def _not_a_choice(document: Document, miss: _Miss) -> Iterator[Problem]:
+    path = dotted(miss.keys)
+    meant = suggest_value(re.sub(r"\[\d+\]", "", path), miss.value, miss.limit)
+    hint = f"did you mean `{meant}`?" if meant else ""
+    message = f"`{path}` cannot be {spelled(miss.value)}"
+    allowed = expected(miss.schema)
+    yield document.problem("E0304", message, document.place_of(miss.keys), path=path, allowed=allowed, hint=hint)
+
+
+def _other_version(document: Document, miss: _Miss) -> Iterator[Problem]:
+    message = f"schema version {spelled(miss.value)} is not known"
+    hint = f"this version of the toolkit reads `schema_version: {miss.limit}`"
+    yield document.problem("E0206", message, document.place_of(miss.keys), path=dotted(miss.keys), hint=hint)
+
+
+def _wrong_form(document: Document, miss: _Miss) -> Iterator[Problem]:
+    path = dotted(miss.keys)
+    message = f"`{path}` does not have the right form: {spelled(miss.value)}"
+    allowed = miss.schema.get("x-form") or f"text that matches {miss.limit}"
+    yield document.problem("E0305", message, document.place_of(miss.keys), path=path, allowed=allowed)
+
+
+def _wrong_length(document: Document, miss: _Miss) -> Iterator[Problem]:
+    path, size = dotted(miss.keys), len(miss.value)
+    unit = "character" if isinstance(miss.value, str) else "item"
+    message = f"`{path}` has {size} {unit}{'' if size == 1 else 's'}"
+    allowed = expected(miss.schema)
+    yield document.problem("E0306", message, document.place_of(miss.keys), path=path, allowed=allowed)
+
+
+def _repeated_items(document: Document, miss: _Miss) -> Iterator[Problem]:
+    for index, item in enumerate(miss.value):
+        if item in miss.value[:index]:
+            here = (*miss.keys, index)
+            message = f"{spelled(item)} stands twice in `{dotted(miss.keys)}`"
+            place = document.place_of(here)
+            yield document.problem("E0307", message, place, path=dotted(here), hint="keep one of them")
+
+
+_REPORTERS: dict[str, Callable[[Document, _Miss], Iterator[Problem]]] = {
+    "additionalProperties": _unknown_keys,
+    "propertyNames": _key_of_another_kind,
+    "required": _missing_keys,
+    "type": _wrong_type,
+    "minimum": _out_of_range,
+    "maximum": _out_of_range,
+    "exclusiveMinimum": _out_of_range,
+    "exclusiveMaximum": _out_of_range,
+    "enum": _not_a_choice,
+    "const": _other_version,
+    "pattern": _wrong_form,
+    "minLength": _wrong_length,
+    "maxLength": _wrong_length,
+    "minItems": _wrong_length,
+    "maxItems": _wrong_length,
+    "uniqueItems": _repeated_items,
+}
+
+
+# What the rules say
+
+
+def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
+    # A rule speaks only about values that are right by themselves: one mistake, one message.
+    values = _sound_values(document, reported)
+    for rule in RULES:
+        if values.keys() >= set(rule.reads) and (found := rule.broken(*(values[name] for name in rule.reads))):
+            path = next((name for name in rule.reads if _is_given(document, name)), rule.reads[0])
+            place = document.place_of(tuple(path.split(".")))
+            yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
+    for row in UNREAD:
+        schema = _leaves()[row.setting]
+        given = _is_given(document, row.setting) and values.keys() >= {row.setting, row.reads}
+        if given and values[row.setting] != resolve(schema, schema["default"]) and row.when(values[row.reads]):
+            message = f"`{row.setting}` has no effect: {row.why}"
+            place = document.place_of(tuple(row.setting.split(".")), key=True)
+            yield document.problem("W0102", message, place, path=row.setting, hint="remove it")
+    for name, schema in _leaves().items():
+        for warning in schema.get("x-warn", ()):
+            if name in values and Draft202012Validator(warning["if"]).is_valid(values[name]):
+                place = document.place_of(tuple(name.split(".")))
+                yield document.problem("W0101", f"`{name}` {warning['message']}", place, path=name)
+
+
+def _sound_values(document: Document, reported: set[str]) -> dict[str, Any]:
+    """Dotted setting → its value, given or default, without those that a problem is about or could be about."""
+    # An unknown key may be a misspelt one, so what is missing beside it does not count as left to its default.
+    strange = {path.rpartition(".")[0] for path in reported if path not in _leaves()}
+    values = {}
+    for name, schema in _leaves().items():
+        above = [name, *(name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1))]
+        if any(path.split("[")[0] in above for path in reported):
+            continue
+        if any(path.rpartition(".")[0] in strange and not _is_given(document, path) for path in above):
+            continue
+        if _is_given(document, name):
+            values[name] = resolve(schema, value_at(document.values, tuple(name.split("."))))
+        elif "default" in schema:
+            values[name] = resolve(schema, schema["default"])
+    return values
+
+
+def _is_given(document: Document, name: str) -> bool:
+    return tuple(name.split(".")) in document.places
+
+
+def _named(keys: Keys) -> str:
+    return f"`{dotted(keys)}`" if keys else "the top level"
+
+
+@cache
+def _leaves() -> dict[str, Schema]:
+    return {".".join(keys): schema for keys, schema in leaves()}
+
+
+# The schema
+
+
+def _pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[ValidationError]:
+    # In Python `$` also matches before a newline at the end of the text; JSON Schema means the end.
+    if isinstance(value, str) and not re.search(re.sub(r"(?<!\\)\$$", r"\\Z", pattern), value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 @cache
 def _validator() -> Validator:
+    """The validator of a whole spec. It knows the shipped schemas and has no way to fetch others."""
     schemas = schema_files()
-    resources = [(name, Resource(schema, DRAFT202012)) for name, schema in schemas.items()]
-    registry: Registry[Any] = Registry().with_resources(resources)
-    return Draft202012Validator(schemas["experiment.json"], registry=registry)
+    registry: Registry[Any] = Registry().with_resources(
+        (name, DRAFT202012.create_resource(schema)) for name, schema in schemas.items()
+    )
+    strict: Any = validators.extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+    validator: Validator = strict(schemas["experiment.json"], registry=registry)
+    return validator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.errors import FoundryError
@@ -122,50 +122,3 @@ def render(problem: Problem) -> str:
     if problem.hint:
         lines.append(f"{margin} = help: {problem.hint}")
     return "\n".join(lines)
-
-
-def closest(word: str, candidates: Iterable[str], *, taken: Iterable[str] = ()) -> str | None:
-    """The candidate that `word` is most likely a slip of, or None when none is near.
-
-    Args:
-        word: what was written.
-        candidates: what could have been meant; of equally near ones the first wins.
-        taken: candidates that are in use already and so are less likely meant.
-    """
-    written, taken = _plain(word), set(taken)
-    best: tuple[int, bool] | None = None
-    found = None
-    for candidate in candidates:
-        meant = _plain(candidate)
-        limit = max(1, max(len(written), len(meant)) // 3)  # one slip in three letters; more is another word
-        if abs(len(written) - len(meant)) > limit:
-            continue
-        distance = edit_distance(written, meant)
-        rank = (distance, candidate in taken)
-        if distance <= limit and distance < max(len(written), len(meant)) and (best is None or rank < best):
-            best, found = rank, candidate
-    return found
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Insertions, deletions, substitutions and swaps of neighbours between two words (optimal string alignment)."""
-    before: list[int] = []
-    above = list(range(len(second) + 1))
-    for row, letter in enumerate(first, 1):
-        current = [row]
-        for column, other in enumerate(second, 1):
-            cost = min(above[column] + 1, current[-1] + 1, above[column - 1] + (letter != other))
-            if row > 1 and column > 1 and letter == second[column - 2] and first[row - 2] == other:
-                cost = min(cost, before[column - 2] + 1)
-            current.append(cost)
-        before, above = above, current
-    return above[-1]
-
-
-def listed(words: Sequence[str], joiner: str = "or") -> str:
-    """`a`, `a or b`, `a, b or c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"
-
-
-def _plain(word: str) -> str:
-    return word.lower().replace("-", "_")

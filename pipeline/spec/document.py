@@ -9,30 +9,42 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.spec.diagnose import Problem, SpecError, closest
+from pipeline.spec.diagnose import Problem, SpecError
+from pipeline.spec.nearest import closest
 
-Keys = tuple[str | int, ...]  # the way to a value: ("dataset", "source", "members", 0)
+Keys = tuple[Any, ...]  # names, and numbers of list items: the way to a value: ("dataset", "source", "members", 0)
 
 MAX_BYTES = 1_000_000  # a spec is a few kilobytes; what is larger is another kind of file
 MAX_DEPTH = 16  # the schema needs 4
 MAX_VALUES = 20_000  # counted after aliases are expanded
 MAX_ALIASES = 16
 
-_NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
-_TRUE = re.compile(r"(?:true|True|TRUE)\Z")
-_FALSE = re.compile(r"(?:false|False|FALSE)\Z")
-_DECIMAL = re.compile(r"[-+]?[0-9]+\Z")
-_OCTAL = re.compile(r"0o[0-7]+\Z")
-_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+\Z")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
-_NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+
+def _decimal(text: str) -> int | float:
+    # Python refuses to convert very long digits; what does not fit 64 bits is refused later anyway.
+    return int(text) if len(text) <= 40 else math.inf
+
+
+# YAML 1.2.2, section 10.3.2, in its order
+_CORE: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
+    (re.compile(r"(?:null|Null|NULL|~|)\Z"), lambda _: None),
+    (re.compile(r"(?:true|True|TRUE)\Z"), lambda _: True),
+    (re.compile(r"(?:false|False|FALSE)\Z"), lambda _: False),
+    (re.compile(r"[-+]?[0-9]+\Z"), _decimal),
+    (re.compile(r"0o[0-7]+\Z"), lambda text: int(text, 8)),
+    (re.compile(r"0x[0-9a-fA-F]+\Z"), lambda text: int(text, 16)),
+    (re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"), float),
+    (re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z"), lambda text: float(text.replace(".", ""))),
+    (re.compile(r"\.(?:nan|NaN|NAN)\Z"), lambda _: math.nan),
+)
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what PyYAML counts as one
 _INT64 = 2**63
 # Stands for a value that has a problem of its own, so that nothing else is said about it.
 UNUSABLE: Any = object()
@@ -95,13 +107,15 @@ class Document:
     texts: dict[Keys, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def problem(self, code: str, message: str, place: Place | None, **more: str) -> Problem:
-        """A problem at a place of this file (`path`, `allowed` and `hint` by keyword)."""
+    def problem(
+        self, code: str, message: str, place: Place | None, *, path: str = "", allowed: str = "", hint: str = ""
+    ) -> Problem:
+        """A problem at a place of this file; see `Problem`."""
+        problem = Problem(code, message, self.file, path=path, allowed=allowed, hint=hint)
         if place is None:
-            return Problem(code, message, self.file, **more)
+            return problem
         source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
-        return Problem(code, message, self.file, line=place.line, column=place.column,
-                       length=place.length, source=source, **more)  # fmt: skip
+        return replace(problem, line=place.line, column=place.column, length=place.length, source=source)
 
     def place_of(self, keys: Keys, *, key: bool = False) -> Place | None:
         """Where a value stands (or its key); for one that is not in the file, what is nearest above it."""
@@ -111,6 +125,13 @@ class Document:
                 return place
             keys, first, second = keys[:-1], self.keys, self.places
         return self.places.get(())
+
+
+def value_at(values: Any, keys: Keys) -> Any:
+    """The value at a path that exists."""
+    for key in keys:
+        values = values[key]
+    return values
 
 
 def dotted(keys: Keys) -> str:
@@ -158,26 +179,16 @@ def parse_document(raw: bytes, file: str) -> Document:
         raise SpecError([Problem("E0103", message, file, hint="save it as UTF-8")]) from None
     if file.endswith(".json"):
         text = text.replace("\t", " ")  # JSON may indent with tabs and has none inside its strings
-    document = Document(file, text.splitlines())
+    document = Document(file, _LINE_END.split(text))
     _Reader(document, text).read()
     return document
 
 
 def scalar(text: str) -> Any:
     """What a plain scalar means in the YAML 1.2 core schema; infinities and NaN come back as such."""
-    if _DECIMAL.match(text):
-        # Python refuses to convert very long digits; everything this long is out of range anyway.
-        return int(text) if len(text) <= 40 else math.copysign(math.inf, -1 if text[0] == "-" else 1)
-    if _FLOAT.match(text):
-        return float(text)
-    if _NULL.match(text):
-        return None
-    if _TRUE.match(text) or _FALSE.match(text):
-        return bool(_TRUE.match(text))
-    if _OCTAL.match(text) or _HEXADECIMAL.match(text):
-        return int(text, 0)
-    if _NOT_FINITE.match(text):
-        return float(text.replace(".", "", 1))
+    for pattern, meaning in _CORE:
+        if pattern.match(text):
+            return meaning(text)
     return text
 
 
@@ -198,6 +209,7 @@ class _Reader:
 
     def __init__(self, document: Document, text: str) -> None:
         self.document = document
+        self.text = text
         self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self.anchors: dict[str, _Node | None] = {}  # None: its value is still being read
         self.aliases = 0
@@ -224,82 +236,86 @@ class _Reader:
                     hint = "keep one spec in a file"
                     raise self._fatal("E0106", "a second YAML document starts here", _place(event), hint=hint)
             elif not isinstance(event, yaml.StreamStartEvent | yaml.StreamEndEvent | yaml.DocumentEndEvent):
-                root = self._node(event, 1)
+                root = self._node(event, ())
         if root is None or (root.value is None and not root.text):
             raise self._fatal("E0105", "the file holds no values", None, hint="start from specs/experiment.yaml")
         return root
 
-    def _node(self, event: Any, depth: int) -> _Node:
+    def _node(self, event: Any, keys: Keys) -> _Node:
         place = _place(event)
         self.values += 1
-        if depth > MAX_DEPTH:
+        if len(keys) > MAX_DEPTH:
             raise self._fatal("E0112", f"values nested more than {MAX_DEPTH} deep", place)
         if self.values > MAX_VALUES:
             raise self._fatal("E0112", f"more than {MAX_VALUES:,} values, which no spec needs", place)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, place)
+            return self._alias(str(event.anchor), place)
         if event.tag is not None:
             hint = "leave the tag out; put the value in quotes if it is text"
-            self._note("E0110", f"the tag `{event.tag}`: a spec holds plain values only", place, hint=hint)
+            self._note(
+                "E0110", f"the tag `{event.tag}`: a spec holds plain values only", place, path=dotted(keys), hint=hint
+            )
         anchor = event.anchor
         if anchor is not None:
             self.anchors[anchor] = None
         if isinstance(event, yaml.ScalarEvent):
-            node = _Node(place, self._scalar(event, place), event.value)
+            node = _Node(place, self._scalar(event, place, keys), event.value)
         elif isinstance(event, yaml.SequenceStartEvent):
-            node = _Node(place, self._sequence(depth))
+            node = _Node(place, self._sequence(keys))
         else:
-            node = _Node(place, self._mapping(depth))
+            node = _Node(place, self._mapping(keys))
         if anchor is not None:
             self.anchors[anchor] = node
         return node
 
-    def _sequence(self, depth: int) -> list[_Node]:
-        items = []
+    def _sequence(self, keys: Keys) -> list[_Node]:
+        items: list[_Node] = []
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
-            items.append(self._node(event, depth + 1))
+            items.append(self._node(event, (*keys, len(items))))
         return items
 
-    def _mapping(self, depth: int) -> _Mapping:
+    def _mapping(self, keys: Keys) -> _Mapping:
         entries: _Mapping = {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            key = self._node(event, depth + 1)
-            node = self._node(next(self.events), depth + 1)
+            key = self._node(event, (*keys, "?"))
             name = key.value if isinstance(key.value, str) else key.text
-            if name == "<<" and isinstance(key.value, str):
+            here = (*keys, name or "?")
+            node = self._node(next(self.events), here)
+            if name == "<<" and event.style is None:
                 hint = "write the keys out: a spec says everything where it stands"
-                self._note("E0111", "the merge key `<<` is not part of YAML 1.2", key.place, hint=hint)
+                self._note(
+                    "E0111", "the merge key `<<` is not part of YAML 1.2", key.place, path=dotted(here), hint=hint
+                )
             elif name is None:
-                self._note("E0109", "a key must be text, not a list or a mapping", key.place)
+                self._note("E0109", "a key must be text, not a list or a mapping", key.place, path=dotted(keys))
             elif name in entries:
-                first = entries[name][0].line
-                message = f"the key `{name}` stands twice: first on line {first}"
-                self._note("E0108", message, key.place, path=name, hint="keep one of them")
+                message = f"the key `{name}` stands twice: first on line {entries[name][0].line}"
+                self._note("E0108", message, key.place, path=dotted(here), hint="keep one of them")
             else:
                 if not isinstance(key.value, str):
                     hint = f'write "{name}" if that is the name'
-                    self._note("E0109", f"the key `{name}` is not text", key.place, hint=hint)
+                    self._note("E0109", f"the key `{name}` is not text", key.place, path=dotted(here), hint=hint)
                 entries[name] = (key.place, node)
         return entries
 
-    def _scalar(self, event: Any, place: Place) -> Any:
-        if event.style in ("'", '"', "|", ">"):
-            return self._text(event.value, place)
+    def _scalar(self, event: Any, place: Place, keys: Keys) -> Any:
+        if event.style is not None:  # in quotes, or a block of text
+            return self._text(event.value, place, keys)
         value = scalar(event.value)
         if isinstance(value, float) and not math.isfinite(value):
             message = f"`{event.value}` is not a finite number that fits 64 bits"
-            self._note("E0113", message, place)
         elif isinstance(value, int) and not -_INT64 <= value < _INT64:
-            self._note("E0113", f"`{event.value}` does not fit 64 bits", place)
+            message = f"`{event.value}` does not fit 64 bits"
         else:
             return value
+        self._note("E0113", message, place, path=dotted(keys))
         return UNUSABLE
 
-    def _text(self, value: str, place: Place) -> Any:
+    def _text(self, value: str, place: Place, keys: Keys) -> Any:
         try:  # JSON writes characters beyond U+FFFF as two escapes, which belong together
             return value.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            self._note("E0114", "half of a surrogate pair is not a character", place)
+            self._note("E0114", "half of a surrogate pair is not a character", place, path=dotted(keys))
             return UNUSABLE
 
     def _alias(self, name: str, place: Place) -> _Node:
@@ -329,11 +345,11 @@ class _Reader:
         document.texts[keys] = node.text or ""
         return node.value
 
-    def _note(self, code: str, message: str, place: Place, **more: str) -> None:
-        self.document.problems.append(self.document.problem(code, message, place, **more))
+    def _note(self, code: str, message: str, place: Place, *, path: str, hint: str = "") -> None:
+        self.document.problems.append(self.document.problem(code, message, place, path=path, hint=hint))
 
-    def _fatal(self, code: str, message: str, place: Place | None, **more: str) -> SpecError:
-        return SpecError([*self.document.problems, self.document.problem(code, message, place, **more)])
+    def _fatal(self, code: str, message: str, place: Place | None, *, hint: str = "") -> SpecError:
+        return SpecError([*self.document.problems, self.document.problem(code, message, place, hint=hint)])
 
     def _invalid(self, error: yaml.MarkedYAMLError) -> SpecError:
         mark = error.problem_mark or error.context_mark
@@ -347,8 +363,8 @@ class _Reader:
         return self._fatal("E0104", message, place, hint=hint)
 
     def _unreadable(self, error: yaml.reader.ReaderError) -> SpecError:
-        before = "\n".join(self.document.lines)[: error.position]
-        place = Place(before.count("\n") + 1, error.position - before.rfind("\n"), 1)
+        before = _LINE_END.split(self.text[: error.position])
+        place = Place(len(before), len(before[-1]) + 1, 1)
         message = f"the control character U+{ord(error.character):04X} cannot stand in YAML"
         return self._fatal("E0104", message, place, hint="delete it")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -45,6 +45,14 @@ def leaves(schema: Schema | None = None, prefix: tuple[str, ...] = ()) -> Iterat
             yield (*prefix, name), child
         else:
             yield from leaves(child, (*prefix, name))
+
+
+def schema_at(keys: Iterable[str]) -> Schema:
+    """The schema of the section or setting at a path."""
+    schema = experiment_schema()
+    for key in keys:
+        schema = schema["properties"][key]
+    return schema
 
 
 def branch(schema: Schema, values: Mapping[str, Any]) -> list[str]:

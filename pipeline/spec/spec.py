@@ -6,11 +6,13 @@ import copy
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.files import canonical_json, sha256_bytes
-from pipeline.spec.diagnose import Problem
 from pipeline.spec.schema import Schema, experiment_schema
+
+if TYPE_CHECKING:
+    from pipeline.spec.diagnose import Problem
 
 
 class Section:
@@ -83,10 +85,11 @@ class Spec:
 
         Raises:
             AttributeError: there is no such section.
+            TypeError: the name is that of a value beside the sections.
         """
         section = getattr(self._root, name)
         if not isinstance(section, Section):
-            raise AttributeError(f"{name} is a value of the spec, not a section")
+            raise TypeError(f"{name} is a value of the spec, not a section")
         values: dict[str, Any] = _thaw(section)
         return values
 

@@ -1,0 +1,202 @@
+"""What a schema cannot say: rules between settings, and settings that nothing reads. Each row has a code of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Finding = tuple[str, str] | None  # what is wrong and what to do, or nothing
+
+_CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
+_BYTES = 256  # byte fallback has a piece for each
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        code: a key of `diagnose.CODES`.
+        reads: the dotted settings it looks at; the first one that is in the file is shown.
+        broken: takes their values in this order, says what is wrong.
+    """
+
+    code: str
+    reads: tuple[str, ...]
+    broken: Callable[..., Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A setting that has no effect while another one has certain values.
+
+    Attributes:
+        setting: the dotted setting.
+        reads: the other one.
+        when: whether a value of the other one makes the setting idle.
+        why: the reason, to be read after "because".
+    """
+
+    setting: str
+    reads: str
+    when: Callable[[Any], bool]
+    why: str
+
+
+def heads_divide_width(num_heads: int, d_model: int) -> Finding:
+    """Each head takes an equal share of the features."""
+    if d_model % num_heads == 0:
+        return None
+    heads = _neighbours(num_heads, lambda heads: d_model % heads == 0)
+    widths = _neighbours(d_model, lambda width: width % num_heads == 0)
+    return (
+        f"num_heads {num_heads} does not divide d_model {d_model}",
+        f"with d_model {d_model} take num_heads {heads}, or with num_heads {num_heads} take d_model {widths}",
+    )
+
+
+def kv_heads_divide_heads(num_kv_heads: int | None, num_heads: int) -> Finding:
+    """Each key and value head serves an equal number of query heads."""
+    if num_kv_heads is None or num_heads % num_kv_heads == 0:
+        return None
+    choices = _neighbours(num_kv_heads, lambda heads: num_heads % heads == 0)
+    return f"num_kv_heads {num_kv_heads} does not divide num_heads {num_heads}", f"take num_kv_heads {choices}"
+
+
+def rotary_head_is_even(num_heads: int, d_model: int, model_type: str) -> Finding:
+    """Rotary positions turn the features of a head in pairs."""
+    if model_type != "llama" or d_model % num_heads or d_model // num_heads % 2 == 0:
+        return None
+    size = d_model // num_heads
+    widths = _neighbours(d_model, lambda width: width % (2 * num_heads) == 0)
+    return (
+        f"a head has d_model / num_heads = {size} features, but rotary positions need an even number",
+        f"with num_heads {num_heads} take d_model {widths}",
+    )
+
+
+def something_is_left_to_train_on(validation_split: float, test_split: float) -> Finding:
+    """The held-out shares cannot take everything."""
+    if validation_split + test_split < 1:
+        return None
+    return (
+        f"validation_split {validation_split:g} and test_split {test_split:g} leave nothing to train on",
+        "their sum must be below 1",
+    )
+
+
+def judged_split_is_not_empty(split: str, validation_split: float, test_split: float) -> Finding:
+    """A model cannot be judged on a split that the corpus does not have."""
+    share = {"validation": validation_split, "test": test_split}[split]
+    if share > 0:
+        return None
+    return (
+        f"the model is validated on the {split} split, but dataset.{split}_split is 0",
+        f"set dataset.{split}_split above 0, or choose another validation.split",
+    )
+
+
+def warmup_ends_before_training(warmup_steps: int | None, max_steps: int | None) -> Finding:
+    """The peak learning rate must be reached."""
+    if warmup_steps is None or max_steps is None or warmup_steps <= max_steps:
+        return None
+    return f"{warmup_steps} warmup steps do not fit into max_steps {max_steps}", "lower scheduler.warmup_steps"
+
+
+def warmup_ends_before_decay(
+    decay_ratio: float, warmup_ratio: float, scheduler_type: str, warmup_steps: int | None, max_steps: int | None
+) -> Finding:
+    """`wsd` warms up, stays, and decays: the parts follow each other."""
+    if scheduler_type != "wsd":
+        return None
+    if warmup_steps is not None:
+        if max_steps is None or warmup_steps > max_steps:
+            return None  # not known before the corpus is, or reported by another rule
+        warmup_ratio = warmup_steps / max_steps
+    if warmup_ratio + decay_ratio <= 1:
+        return None
+    return (
+        f"warmup takes {warmup_ratio:.0%} of the steps and decay {decay_ratio:.0%}, together more than all",
+        "their sum can be 1 at most",
+    )
+
+
+def vocabulary_has_room(
+    vocab_size: int, tokenizer_type: str, byte_fallback: bool, special_tokens: list[str]
+) -> Finding:
+    """Special tokens and bytes come out of the vocabulary; something must be left for text."""
+    fallback = _BYTES if byte_fallback and tokenizer_type in ("unigram", "bpe") else 0
+    taken = len(_CONTROL_TOKENS) + fallback + len(special_tokens)
+    if vocab_size > taken:
+        return None
+    parts = [f"{len(_CONTROL_TOKENS)} control tokens"]
+    parts += [f"{fallback} bytes"] if fallback else []
+    parts += [f"{len(special_tokens)} special tokens"] if special_tokens else []
+    return (
+        f"vocab_size {vocab_size} has no room for text: {', '.join(parts)} take {taken} of it",
+        f"take more than {taken}" + (", or set byte_fallback to false" if fallback else ""),
+    )
+
+
+def special_tokens_are_new(special_tokens: list[str]) -> Finding:
+    """The control tokens are always there and cannot be declared again."""
+    again = [token for token in special_tokens if token in _CONTROL_TOKENS]
+    if not again:
+        return None
+    return f"the special token {again[0]} is always part of the vocabulary", f"remove {', '.join(again)} from the list"
+
+
+RULES = (
+    Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
+    Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
+    Rule("E0403", ("model.num_heads", "model.d_model", "model.model_type"), rotary_head_is_even),
+    Rule("E0404", ("dataset.validation_split", "dataset.test_split"), something_is_left_to_train_on),
+    Rule(
+        "E0405", ("validation.split", "dataset.validation_split", "dataset.test_split"), judged_split_is_not_empty
+    ),
+    Rule("E0406", ("scheduler.warmup_steps", "training.max_steps"), warmup_ends_before_training),
+    Rule(
+        "E0407",
+        (
+            "scheduler.decay_ratio", "scheduler.warmup_ratio", "scheduler.scheduler_type", "scheduler.warmup_steps",
+            "training.max_steps",
+        ),
+        warmup_ends_before_decay,
+    ),
+    Rule(
+        "E0408",
+        ("tokenizer.vocab_size", "tokenizer.tokenizer_type", "tokenizer.byte_fallback", "tokenizer.special_tokens"),
+        vocabulary_has_room,
+    ),
+    Rule("E0409", ("tokenizer.special_tokens",), special_tokens_are_new),
+)  # fmt: skip
+
+# Only values that differ from the default are reported: a complete spec spells out settings that happen to be idle.
+UNREAD = (
+    Unread("scheduler.warmup_ratio", "scheduler.warmup_steps", lambda steps: steps is not None, "warmup_steps is set"),
+    Unread("scheduler.decay_ratio", "scheduler.scheduler_type", lambda kind: kind != "wsd", "only `wsd` reads it"),
+    Unread("scheduler.min_lr_ratio", "scheduler.scheduler_type", lambda kind: kind == "constant", "nothing falls"),
+    Unread(
+        "training.early_stopping_min_delta",
+        "training.early_stopping_patience",
+        lambda patience: patience is None,
+        "early_stopping_patience is null",
+    ),
+    Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "only `llama` has rotary positions"),
+    Unread("dataset.split_seed", "dataset.split_method", lambda method: method == "contiguous", "nothing is drawn"),
+    Unread(
+        "dataset.source.text_field",
+        "dataset.source.format",
+        lambda form: form in ("text", "markdown"),
+        "only JSON Lines has fields",
+    ),
+    Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "`onnx` is not among the formats"),
+)
+
+
+def _neighbours(value: int, fits: Callable[[int], bool]) -> str:
+    """The nearest fitting numbers below and above, as `2 or 4`."""
+    below = next((number for number in range(value, 0, -1) if fits(number)), None)
+    above = next((number for number in range(value + 1, 4 * value + 4) if fits(number)), None)
+    return " or ".join(str(number) for number in (below, above) if number is not None)
