@@ -1,0 +1,227 @@
+"""Compares an export with the model it was made from: logits, greedy tokens, latency."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from pipeline.errors import ExportError
+from pipeline.export.formats import Ids, Logits, traced_length
+from pipeline.models.generate import generate
+
+if TYPE_CHECKING:
+    from pipeline.models.transformer import Transformer
+
+BATCHES = (1, 2, 7)
+_RELATIVE_EPSILON = 1e-8  # keeps the relative difference of a logit at 0 finite
+_ROUNDS, _RUNS, _WARM_UPS = 5, 10, 5  # 50 timed runs, in turns, so that a busy machine slows both sides
+
+
+class Runner:
+    """An exported model, open in a fresh process. Use it in a `with` block.
+
+    Args:
+        name: a format of `formats.FORMATS`.
+        path: what that format wrote.
+        threads: processors the runtime may use.
+
+    Raises:
+        ExportError: the process cannot open the model; the message ends with what it said last.
+    """
+
+    def __init__(self, name: str, path: Path, *, threads: int) -> None:
+        self.name, self._path = name, path
+        self._scratch = tempfile.TemporaryDirectory(prefix="foundry-export-")
+        self._folder = Path(self._scratch.name)
+        self._log = (self._folder / "stderr").open("w+", encoding="utf-8", errors="replace")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.export.runner", name, str(path), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            self.uses_torch: bool = self._answer()["torch"]
+        except ExportError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process and remove its scratch folder."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+        self._scratch.cleanup()
+
+    def logits(self, ids: Ids) -> Logits:
+        """(B, T) token ids → (B, T, V) logits."""
+        into = self._folder / "logits.npy"
+        self._ask({"logits": self._put(ids), "into": str(into)})
+        logits: Logits = np.load(into, allow_pickle=False)
+        return logits
+
+    def greedy(self, prompt: list[int], tokens: int) -> list[int]:
+        """The likeliest continuation of a prompt."""
+        ids: list[int] = self._ask({"greedy": prompt, "tokens": tokens})["ids"]
+        return ids
+
+    def seconds(self, ids: Ids, *, warm_ups: int, runs: int) -> list[float]:
+        """The time of each of `runs` passes over (B, T) token ids."""
+        times: list[float] = self._ask({"time": self._put(ids), "warm_ups": warm_ups, "runs": runs})["seconds"]
+        return times
+
+    def _put(self, ids: Ids) -> str:
+        path = self._folder / "ids.npy"
+        np.save(path, ids, allow_pickle=False)
+        return str(path)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is gone; what it said last is the reason, and comes with the missing answer
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._log.seek(0)
+            said = self._log.read().strip().splitlines()
+            reason = said[-1] if said else f"the process ended with {self._process.returncode}"
+            raise ExportError(f"{self.name} does not run in a fresh process: {reason}", where=str(self._path))
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far an export's logits are from the model's on one shape. NaN where either has a NaN."""
+
+    batch: int
+    length: int
+    max_abs: float
+    max_rel: float
+
+    def within(self, limit: float) -> bool:
+        """Whether the absolute difference keeps the limit; NaN does not."""
+        return self.max_abs <= limit
+
+    def __str__(self) -> str:
+        return f"{self.max_abs:.3g} at batch {self.batch} x length {self.length}"
+
+
+def comparison_shapes(max_seq_len: int) -> list[tuple[int, int]]:
+    """Batches by lengths: 1, 2, an odd one, the traced one, one longer than that, and the longest."""
+    traced = traced_length(max_seq_len)
+    odd = min(13, max_seq_len - 1 + max_seq_len % 2)
+    longer = min(max_seq_len, 2 * traced + 1)
+    lengths = sorted({1, 2, odd, traced, longer, max_seq_len})
+    return [(batch, length) for length in lengths for batch in BATCHES]
+
+
+def random_ids(model: Transformer, batch: int, length: int) -> Ids:
+    """(B, T) token ids, the same for the same shape: all of the vocabulary is as likely, so all of it is tried."""
+    generator = np.random.default_rng((batch, length))
+    return generator.integers(0, model.vocab_size, size=(batch, length), dtype=np.int64)
+
+
+def differences(model: Transformer, runner: Runner) -> list[Difference]:
+    """The difference on every shape of `comparison_shapes`.
+
+    Raises:
+        ExportError: the export does not run on a shape, or answers with another shape than the model.
+    """
+    return [difference(model, runner, batch, length) for batch, length in comparison_shapes(model.max_seq_len)]
+
+
+def difference(model: Transformer, runner: Runner, batch: int, length: int) -> Difference:
+    """The difference on one shape."""
+    ids = random_ids(model, batch, length)
+    with torch.inference_mode():
+        ours: Logits = model(torch.from_numpy(ids)).numpy()
+    theirs = runner.logits(ids)
+    if theirs.shape != ours.shape:
+        raise ExportError(
+            f"{runner.name} answers batch {batch} x length {length} with shape {theirs.shape} instead of {ours.shape}"
+        )
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is the NaN that we report
+        apart = np.abs(theirs - ours)
+        relative = apart / (np.abs(ours) + _RELATIVE_EPSILON)
+    return Difference(batch, length, float(apart.max()), float(relative.max()))
+
+
+def worst(found: list[Difference]) -> Difference:
+    """The largest difference; NaN is worse than any number."""
+    return max(found, key=lambda one: math.inf if math.isnan(one.max_abs) else one.max_abs)
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Greedy tokens of the model and of an export, and how close the race was where they first part."""
+
+    ours: list[int]
+    theirs: list[int]
+    gap: float  # difference of the two tokens' logits, by the model, at the first place they part; inf if nowhere
+
+    @property
+    def equal(self) -> int:
+        """How many tokens are equal before the first that is not."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), len(self.ours))
+
+
+def compare_greedy(model: Transformer, runner: Runner, prompt: list[int], tokens: int) -> Greedy:
+    """Let the model (with its cache) and the export (without one) continue a prompt greedily."""
+    tokens = min(tokens, model.max_seq_len - len(prompt))
+    ours = list(generate(model, prompt, max_new_tokens=tokens))
+    result = Greedy(ours, runner.greedy(prompt, tokens), math.inf)
+    if result.equal == tokens:
+        return result
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *ours[: result.equal]]]))[0, -1]
+    gap = float(logits[ours[result.equal]] - logits[result.theirs[result.equal]])
+    return Greedy(ours, result.theirs, gap)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of each timed pass of the model in PyTorch and of an export, on one shape."""
+
+    length: int
+    ours: list[float]
+    theirs: list[float]
+
+
+def compare_latency(source: Runner, runner: Runner, model: Transformer, length: int) -> Latency:
+    """Time one sequence of `length` tokens in both, in turns."""
+    ids = random_ids(model, 1, length)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(_ROUNDS):
+        ours += source.seconds(ids, warm_ups=_WARM_UPS, runs=_RUNS)
+        theirs += runner.seconds(ids, warm_ups=_WARM_UPS, runs=_RUNS)
+    return Latency(length, ours, theirs)
