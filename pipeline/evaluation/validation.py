@@ -1,0 +1,204 @@
+"""Validation of a trained model: held-out loss, baselines, samples, memory, latency and budgets, in one report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.errors import ArtifactError, ValidationError
+from pipeline.evaluation.baselines import baselines
+from pipeline.evaluation.budgets import Verdict, as_dicts, judge, overall
+from pipeline.evaluation.metrics import language_metrics, quantile
+from pipeline.files import read_json, sha256_file, verify_manifest
+from pipeline.models.generate import generate
+from pipeline.models.store import BEST, read_model
+from pipeline.tasks.language_model import score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.models.transformer import Transformer
+
+REPORT_FORMAT = 1
+_MB = 1_000_000  # bytes
+_REBUILD_TOKENIZER = "foundry run --from tokenizer --force"
+_REBUILD_MODEL = "foundry run --from train --force"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The outcome: a report for people and for git, the verdicts in it, and every single latency measured."""
+
+    report: dict[str, Any]
+    verdicts: list[Verdict]
+    latencies_ms: list[float]
+
+
+def validate_model(
+    *,
+    model_folder: Path,
+    tokenizer_folder: Path,
+    split: str,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+    generation_seed: int,
+    budgets: Mapping[str, float | None],
+) -> Validation:
+    """Judge a trained model. Nothing is written, and a missed budget is not an error yet.
+
+    Args:
+        model_folder: of the train stage.
+        tokenizer_folder: of the tokenizer stage; holds the encoded splits.
+        split: `validation` or `test`.
+        prompts: texts to continue, at least one; the first is also what memory and latency are measured with.
+        max_new_tokens: tokens generated for each prompt.
+        temperature: of the sampling; 0 takes the likeliest token.
+        generation_seed: of the sampling.
+        budgets: upper limits, None for none; names and units as in `budgets.BUDGETS`.
+
+    Raises:
+        ArtifactError: the model or the tokenizer is damaged, or they do not belong together.
+        ValidationError: there is nothing to score, or inference does not work.
+    """
+    verify_manifest(model_folder, rebuild=_REBUILD_MODEL)
+    verify_manifest(tokenizer_folder, rebuild=_REBUILD_TOKENIZER)
+    require_same_tokenizer(model_folder, tokenizer_folder)
+    model, description = read_model(model_folder)
+    metadata = read_json(tokenizer_folder / "tokenizer.json")
+    heldout = read_tokens(tokenizer_folder, split, metadata)
+    counts = metadata["splits"][split]
+
+    nats, scored = score(model, heldout, max_seq_len=model.max_seq_len)
+    train = read_tokens(tokenizer_folder, "train", metadata)
+    reference = baselines(train, heldout, metadata["vocab_size"], counts["bytes"])
+    samples = sample(
+        model,
+        Tokenizer.load(model_folder / "tokenizer.model"),
+        description,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=generation_seed,
+    )
+    probed = probe(model_folder, prompts[0])
+    latencies = probed["latencies_ms"]
+    inference = {
+        "rss_mb": round(probed["rss_bytes"] / _MB, 1),
+        "peak_mb": round(probed["peak_bytes"] / _MB, 1),
+        "latency_p50_ms": round(quantile(latencies, 0.5), 3),
+        "latency_p95_ms": round(quantile(latencies, 0.95), 3),
+        "tokens_per_second": round(1000 * len(latencies) / sum(latencies), 1),
+        "measured_tokens": len(latencies),
+        "threads": probed["threads"],
+    }
+    weights = model_folder / BEST
+    values = {
+        "val_loss": nats / scored,
+        "rss_mb": inference["rss_mb"],
+        "peak_mb": inference["peak_mb"],
+        "latency_p95_ms": inference["latency_p95_ms"],
+        "model_mb": weights.stat().st_size / _MB,
+        "training_minutes": description["training"]["seconds"] / 60,
+    }
+    verdicts = judge(values, budgets)
+    report = {
+        "format_version": REPORT_FORMAT,
+        "status": overall(verdicts),
+        "split": split,
+        "metrics": language_metrics(nats, tokens=scored, text_bytes=counts["bytes"]),
+        "baselines": reference,
+        "scored": {"documents": counts["documents"], "tokens": scored, "bytes": counts["bytes"]},
+        "inference": inference,
+        "budgets": as_dicts(verdicts),
+        "samples": samples,
+        "model": {"parameters": sum(p.numel() for p in model.parameters()), "weights_sha256": sha256_file(weights)},
+    }
+    return Validation(report, verdicts, latencies)
+
+
+def require_same_tokenizer(model_folder: Path, tokenizer_folder: Path) -> None:
+    """Refuse a model that was trained with another tokenizer than the one that encoded the splits.
+
+    Raises:
+        ArtifactError: they differ; a loss would be computed, and mean nothing.
+    """
+    name = "tokenizer.model"
+    if sha256_file(model_folder / name) != sha256_file(tokenizer_folder / name):
+        raise ArtifactError(
+            f"the model was trained with another tokenizer than {tokenizer_folder / name}",
+            where=str(model_folder / name),
+            hint=f"train again with: {_REBUILD_MODEL}",
+        )
+
+
+def read_tokens(folder: Path, split: str, metadata: Mapping[str, Any]) -> NDArray[np.unsignedinteger[Any]]:
+    """The token ids of a split, as the tokenizer stage wrote them: one array, little-endian.
+
+    Raises:
+        ValidationError: the split has no text, so there is nothing to score.
+    """
+    counts = metadata["splits"][split]
+    if counts["documents"] == 0 or counts["bytes"] == 0:
+        raise ValidationError(
+            f"the {split} split is empty, there is nothing to judge the model on",
+            where=str(folder / f"{split}.bin"),
+            hint=f"give dataset.{split}_split a larger share, or choose another split with validation.split",
+        )
+    return np.memmap(folder / f"{split}.bin", dtype=np.dtype(metadata["dtype"]).newbyteorder("<"), mode="r")
+
+
+def sample(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    description: Mapping[str, Any],
+    *,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Let the model continue each prompt until it ends the text or has made `max_new_tokens`."""
+    samples = []
+    for prompt in prompts:
+        given = tokenizer.encode(prompt)
+        made = list(
+            generate(
+                model,
+                [description["bos_id"], *given],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                stop_ids=(description["eos_id"],),
+            )
+        )
+        text = tokenizer.decode([*given, *made])  # together: a character's bytes may be split between the two
+        samples.append({"prompt": prompt, "text": text, "new_tokens": len(made)})
+    return samples
+
+
+def probe(model_folder: Path, prompt: str) -> dict[str, Any]:
+    """Memory and latency of inference, measured in a process of its own. See `evaluation.probe`.
+
+    Raises:
+        ValidationError: that process failed; the message ends with what it said last.
+    """
+    command = [sys.executable, "-m", "pipeline.evaluation.probe", str(model_folder), prompt]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValidationError(
+            f"generating text in a fresh process failed: {last}",
+            where=str(model_folder),
+            hint=f"see all of it with: python -m pipeline.evaluation.probe {model_folder} 'some text'",
+        )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

@@ -1,0 +1,50 @@
+"""The validate stage: judge the trained model, write the report, insist on the budgets of the spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline import console
+from pipeline.evaluation.budgets import raise_for_failures
+from pipeline.evaluation.validation import Validation, validate_model
+from pipeline.files import manifest_hash, output_folder, write_json
+from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
+from pipeline.stages.door import stage
+
+REPORT = REPORTS / "validation.json"
+
+
+@click.command()
+@click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
+def main(spec_path: Path) -> None:
+    """Judge the trained model against the budgets of the spec."""
+    with stage("validate", spec_path) as spec:
+        settings = spec.section("validation")
+        on_budget_failure = settings.pop("on_budget_failure")
+        model, tokenizer = OUTPUT_OF["train"], OUTPUT_OF["tokenizer"]
+        validation = validate_model(model_folder=model, tokenizer_folder=tokenizer, **settings)
+        write_json(REPORT, validation.report)  # before anything can fail: a missed budget must be readable
+        inputs = {"model": manifest_hash(model), "tokenizer": manifest_hash(tokenizer)}
+        sections = {"validation": spec.section("validation")}
+        with output_folder(OUTPUT_OF["validate"], stage="validate", sections=sections, inputs=inputs) as folder:
+            write_json(folder / "samples.json", validation.report["samples"])
+            write_json(folder / "latencies.json", {"unit": "ms", "next_token": validation.latencies_ms})
+        show(validation)
+        if on_budget_failure == "fail":
+            raise_for_failures(validation.verdicts, report=str(REPORT))
+
+
+def show(validation: Validation) -> None:
+    """Say how good the model is, and how it stands with each budget."""
+    metrics, baselines = validation.report["metrics"], validation.report["baselines"]
+    beside = ", ".join(f"{name} {value:.3f}" for name, value in baselines.items())
+    console.say(f"held-out: {metrics['val_loss']:.4f} nats per token, {metrics['bits_per_byte']:.4f} bits per byte")
+    console.say(f"baselines, bits per byte: {beside}")
+    for verdict in validation.verdicts:
+        console.say(f"budget {verdict.status:10} {verdict}")
+
+
+if __name__ == "__main__":
+    main()
