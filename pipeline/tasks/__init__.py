@@ -1,0 +1,1 @@
+"""Tasks: what a batch's loss is, and how a model is scored."""

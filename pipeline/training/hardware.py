@@ -1,0 +1,154 @@
+"""What a run executes on: device, precision, compilation, threads.
+
+What is `auto` is decided here, once, by what this machine has; the decision is kept with the run, so that a
+resume makes the same one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pipeline.errors import TrainingError
+
+# Compiling costs half a minute and gains about a fifth: worth it from about two minutes of arithmetic on two cores.
+_FLOPS_WORTH_COMPILING = 2e13
+_BF16_MUST_GAIN = 1.5  # matrix products are part of a step only: a smaller gain is eaten by the conversions
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Everything that decides the last bits of the arithmetic, besides spec, data and code."""
+
+    device: str  # cpu or cuda
+    precision: str  # 32-true or bf16-mixed
+    compile_mode: str | None  # what really ran; None is eager
+    num_threads: int
+    torch: str  # version and build
+    cpu_capability: str  # instruction set of torch's own kernels
+    gpu: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """What an earlier execution had otherwise, as `name: then → now`."""
+        mine = self.to_dict()
+        return [f"{name}: {other.get(name)} → {value}" for name, value in mine.items() if other.get(name) != value]
+
+
+def choose_execution(
+    *,
+    device: str,
+    precision: str,
+    compile_mode: str | None,
+    num_threads: int | None,
+    flops: float,
+    earlier: dict[str, Any] | None = None,
+) -> Execution:
+    """Decide what a run executes on, and set torch's threads accordingly.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto`, `32-true` or `bf16-mixed`.
+        compile_mode: `auto`, a mode of torch.compile, or None.
+        num_threads: CPU threads; None takes the processors this process may use.
+        flops: floating-point operations of the whole run, to weigh compilation.
+        earlier: the execution of the run that is being resumed; `auto` keeps its choices.
+
+    Raises:
+        TrainingError: CUDA is asked for and absent, or compilation is asked for without a C++ compiler.
+    """
+    kept = earlier or {}
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("hardware.device is cuda, but torch finds no CUDA device", hint="set it to auto or cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = num_threads or usable_processors()
+    torch.set_num_threads(threads)
+    if precision == "auto":
+        precision = kept.get("precision") or ("bf16-mixed" if bf16_pays(device) else "32-true")
+    if compile_mode == "auto":
+        worthwhile = flops >= _FLOPS_WORTH_COMPILING and has_compiler()
+        compile_mode = kept.get("compile_mode", "default" if worthwhile else None)
+    elif compile_mode is not None and not has_compiler():
+        raise TrainingError(
+            f"hardware.compile_mode is {compile_mode}, but there is no C++ compiler",
+            hint="install g++ or clang, or set compile_mode to auto or null",
+        )
+    return Execution(
+        device=device,
+        precision=precision,
+        compile_mode=compile_mode,
+        num_threads=threads,
+        torch=torch.__version__,
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        gpu=torch.cuda.get_device_name() if device == "cuda" else None,
+    )
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def has_compiler() -> bool:
+    """Whether the C++ compiler that torch.compile would call is there."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
+def bf16_pays(device: str) -> bool:
+    """Whether bfloat16 matrix products are clearly faster than float32 ones here.
+
+    Measured, not looked up: of two processors that list bfloat16 instructions, one runs them at seven times the
+    speed of float32 and the other at half.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return _matmul_seconds(torch.float32) > _BF16_MUST_GAIN * _matmul_seconds(torch.bfloat16)
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    size = 768  # 0.9 GFLOP: milliseconds, and too large for the caches nearest the cores
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    times = []
+    for _ in range(7):  # the best of seven: other load on the machine only ever adds time
+        started = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to keep memory that is freed (glibc only; elsewhere it does nothing).
+
+    A step frees and takes the same large arrays again; giving them back in between costs a page fault for every
+    4 KiB of them.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 2**26)  # bytes taken at a time
+
+
+def make_deterministic() -> None:
+    """Use deterministic kernels only; torch raises where an operation has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True)
+    torch.backends.cudnn.benchmark = False
+    # Filling fresh memory would only cost time: we read none that we did not write.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
