@@ -74,7 +74,7 @@ def plan(first: str | None) -> Plan:
         commands = [["repro", before[-1]]] if before else []
         return Plan([*commands, ["repro", "--force", "--downstream", first]], list(forced))
     if changed := changed_sources():
-        console.say(f"{changed} changed since the corpus was built: building it again")
+        console.say(f"{changed} is not what the corpus was built from: building it again")
         return Plan([["repro", "--force", "--single-item", "corpus"], ["repro"]], [])
     return Plan([["repro"]], [])
 
@@ -84,20 +84,21 @@ def changed_sources() -> str:
 
     DVC does not know these files: the spec names them, not dvc.yaml.
     """
+    from pipeline.data.sources import files_of
     from pipeline.files import MANIFEST, read_json, sha256_file
     from pipeline.spec import load_spec
 
-    dataset = load_spec(DEFAULT_SPEC).section("dataset")
+    source = load_spec(DEFAULT_SPEC).section("dataset")["source"]
     manifest = OUTPUT_OF["corpus"] / MANIFEST
-    if dataset["source"]["kind"] != "files" or not manifest.is_file():
+    if source["kind"] != "files" or not manifest.is_file():
         return ""
     try:
         recorded: dict[str, str] = read_json(manifest)["inputs"]
-    except (FoundryError, TypeError, KeyError):
-        return ""  # damaged: the next stage says so and names the command that mends it
-    return next(
-        (name for name, sha256 in recorded.items() if not Path(name).is_file() or sha256_file(Path(name)) != sha256), ""
-    )
+        files = files_of(source["paths"], Path())
+        now = {name: sha256_file(path) for name, path in files.items()}
+    except (FoundryError, OSError, TypeError, KeyError):
+        return ""  # a stage finds the same and says what to do about it
+    return min((name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name)), default="")
 
 
 def supervise(plan: Plan, *, run: str) -> None:

@@ -151,7 +151,7 @@ def read_files(
     documents: list[Document] = []
     inputs: dict[str, str] = {}
     size = 0
-    for name, path in _files(paths, project).items():
+    for name, path in files_of(paths, project).items():
         try:
             data = path.read_bytes()
         except PermissionError as error:
@@ -227,8 +227,12 @@ def _without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _files(paths: list[str], project: Path) -> dict[str, Path]:
-    """Name in the corpus → file, each file once, however many paths and links lead to it."""
+def files_of(paths: list[str], project: Path) -> dict[str, Path]:
+    """Name in the corpus → file, each file once, however many paths and links lead to it.
+
+    Raises:
+        CorpusError: a path does not exist, or a pattern or folder holds no text file.
+    """
     files: dict[str, Path] = {}
     seen: set[str] = set()
     for entry in paths:

@@ -10,34 +10,42 @@ import sys
 # module of a room that the stage imports, directly or not, and nothing else. A folder stands for all that is in it.
 CODE_OF = {
     "corpus": (
-        "pipeline/stages/corpus.py",
+        "pipeline/data/cleaning.py",
         "pipeline/data/corpus.py",
+        "pipeline/data/documents.py",
+        "pipeline/data/download.py",
+        "pipeline/data/leakage.py",
+        "pipeline/data/markdown.py",
         "pipeline/data/sources.py",
+        "pipeline/data/splits.py",
+        "pipeline/stages/corpus.py",
     ),
     "tokenizer": (
-        "pipeline/stages/tokenizer.py",
+        "pipeline/data/documents.py",
+        "pipeline/data/encode.py",
         "pipeline/data/tokenizer.py",
+        "pipeline/stages/tokenizer.py",
     ),
     "train": (
-        "pipeline/stages/train.py",
         "pipeline/data/batches.py",
         "pipeline/data/tokenizer.py",
         "pipeline/models",
+        "pipeline/stages/train.py",
         "pipeline/tasks",
         "pipeline/training",
     ),
     "validate": (
-        "pipeline/stages/validate.py",
+        "pipeline/data/batches.py",
         "pipeline/data/tokenizer.py",
         "pipeline/evaluation",
         "pipeline/models",
+        "pipeline/stages/validate.py",
         "pipeline/tasks",
     ),
     "export": (
-        "pipeline/stages/export.py",
-        "pipeline/data/tokenizer.py",
         "pipeline/export",
         "pipeline/models",
+        "pipeline/stages/export.py",
     ),
 }
 

@@ -1,0 +1,22 @@
+"""Fixtures that every room's tests may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The folder that holds pipeline/, tests/ and dvc.yaml."""
+    return paths.SCHEMAS.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_traces_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test behaves the same under `foundry run`, under `dvc repro` and alone."""
+    for name in ("FOUNDRY_WORK", "FOUNDRY_RUN", "FOUNDRY_PREFIX", "DVC_STAGE", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
