@@ -67,12 +67,11 @@ def _schema_problems(document: Document) -> Iterator[Problem]:
     misses = _misses(document)
     # Keys that are in the file, but misspelt, are not reported as missing too.
     meant = {dotted(found.keys) for miss in misses for _, found in _strange_keys(miss) if found}
-    told: set[tuple[Keys, str]] = set()  # `required` finds every missing key once per missing key
+    told: set[Problem] = set()  # `required` finds every missing key once per missing key
     for miss in misses:
         for problem in _REPORTERS[miss.keyword](document, miss):
-            once = (miss.keys, problem.message)
-            if once not in told and not (problem.code == "E0204" and problem.path in meant):
-                told.add(once)
+            if problem not in told and not (problem.code == "E0204" and problem.path in meant):
+                told.add(problem)
                 yield problem
 
 
@@ -321,7 +320,11 @@ def _pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterato
 @cache
 def _validator() -> Validator:
     """The validator of a whole spec. It knows the shipped schemas and has no way to fetch others."""
-    schemas = schema_files()
+    # Without their `$schema`: jsonschema would take it as a wish for its own validator and drop our `pattern`.
+    schemas = {
+        name: {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
+        for name, schema in schema_files().items()
+    }
     registry: Registry[Any] = Registry().with_resources(
         (name, DRAFT202012.create_resource(schema)) for name, schema in schemas.items()
     )
