@@ -103,11 +103,13 @@ def _explain(error: OSError) -> FoundryError:
 
 def _fail(name: str, error: FoundryError, started: float) -> NoReturn:
     code = exit_code(name, error)
-    console.show_error(error)
     try:
         _write_status(name, phase="failed", code=code, started=started, error=error)
-    except OSError as problem:  # for example the full disk that was just reported
-        console.warn(f"the outcome could not be written to {status_file(name)}: {problem.strerror}")
+    except OSError:  # for example the full disk that is being reported
+        console.show_error(error)
+        sys.exit(code)
+    if not os.environ.get("FOUNDRY_RUN"):  # `foundry run` ends with the message, from the status
+        console.show_error(error)
     sys.exit(code)
 
 
