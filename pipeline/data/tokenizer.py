@@ -69,8 +69,13 @@ class Tokenizer:
         self._byte_ids = {
             self._bytes[index]: index for index, piece in enumerate(proto.pieces) if piece.type == piece.BYTE
         }
-        symbols = {piece.piece: [index] for index, piece in enumerate(proto.pieces) if piece.type == piece.USER_DEFINED}
-        self._apart = symbols | {SPACE_MARK: self._spell(SPACE_MARK)}
+        self._apart = {
+            piece.piece: [index]
+            for index, piece in enumerate(proto.pieces)
+            # The word type also keeps each symbol after a space, spelled with a U+2581 that no text means.
+            if piece.type == piece.USER_DEFINED and SPACE_MARK not in piece.piece
+        }
+        self._apart[SPACE_MARK] = self._spell(SPACE_MARK)
         self._cut = _cutter(self._apart)
 
     @classmethod
