@@ -122,11 +122,9 @@ def warmup_ends_before_decay(
     )
 
 
-def vocabulary_has_room(
-    vocab_size: int, tokenizer_type: str, byte_fallback: bool, special_tokens: list[str]
-) -> Finding:
+def vocabulary_has_room(vocab_size: int, byte_fallback: bool, special_tokens: list[str]) -> Finding:
     """Special tokens and bytes come out of the vocabulary; something must be left for text."""
-    fallback = _BYTES if byte_fallback and tokenizer_type in ("unigram", "bpe") else 0
+    fallback = _BYTES if byte_fallback else 0
     taken = len(_CONTROL_TOKENS) + fallback + len(special_tokens)
     if vocab_size > taken:
         return None
@@ -166,7 +164,7 @@ RULES = (
     ),
     Rule(
         "E0408",
-        ("tokenizer.vocab_size", "tokenizer.tokenizer_type", "tokenizer.byte_fallback", "tokenizer.special_tokens"),
+        ("tokenizer.vocab_size", "tokenizer.byte_fallback", "tokenizer.special_tokens"),
         vocabulary_has_room,
     ),
     Rule("E0409", ("tokenizer.special_tokens",), special_tokens_are_new),
