@@ -35,7 +35,9 @@ def show_error(error: FoundryError) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: `8 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Seconds as people read them: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

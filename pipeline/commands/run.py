@@ -20,7 +20,7 @@ import click
 
 from pipeline import console
 from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
-from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, STAGES, status_file
+from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS, STAGES, status_file
 
 _POLL_SECONDS = 0.1  # how soon a signal or a new stage is noticed
 _REPORT = Path(".work/status/dvc.json")
@@ -56,7 +56,18 @@ def command(first: str | None, force: bool) -> None:
     ran = {stage: status["seconds"] for stage in STAGES if (status := status_of(stage, run)) is not None}
     after = locked()
     restored = [stage for stage in STAGES if stage not in ran and before.get(stage) != after.get(stage)]
+    if "export" in restored:
+        write_health_markdown()
     click.echo(summarize(ran=ran, restored=restored, seconds=time.monotonic() - started))
+
+
+def write_health_markdown() -> None:
+    """Write the health report as Markdown again, after its JSON came from the cache. See dvc.yaml for why."""
+    from pipeline.export.health import markdown
+    from pipeline.files import read_json, write_atomic
+
+    report = REPORTS / "health_report.json"
+    write_atomic(report.with_suffix(".md"), markdown(read_json(report)))
 
 
 class Plan(NamedTuple):
