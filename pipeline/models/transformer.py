@@ -268,6 +268,17 @@ class Transformer(nn.Module):
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return functional.linear(hidden, weight)
 
+    def flops_per_token(self) -> float:
+        """Floating-point operations that training spends on one token: forward and backward, nothing recomputed.
+
+        Chowdhery et al., PaLM, arXiv:2204.02311, appendix B: 6 for each weight of a matrix product and
+        12 · layers · D · T for attention.
+        """
+        looked_up = 0 if self.embed_positions is None else self.embed_positions.weight.numel()
+        looked_up += 0 if self.lm_head is None else self.embed_tokens.weight.numel()
+        weights = sum(parameter.numel() for parameter in self.parameters()) - looked_up
+        return 6.0 * weights + 12.0 * len(self.layers) * self.d_model * self.max_seq_len
+
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """(B, T) token ids → (B, T, V) logits of the token that follows each.
 

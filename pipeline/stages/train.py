@@ -1,0 +1,30 @@
+"""The train stage: trains the model of the spec, going on where an interrupted run of the same spec stopped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from pipeline.paths import DEFAULT_SPEC, work_dir
+from pipeline.stages.door import stage
+
+
+@click.command()
+@click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
+def main(spec_path: Path) -> None:
+    """Train the model of a spec on the encoded corpus."""
+    with stage("train", spec_path) as spec:
+        # Read once, when torch's libraries are loaded. A thread that waits by spinning takes the processor from the
+        # thread it waits for wherever more than this one program is running.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Beside the checkpoints, so that a resumed run finds its compiled kernels.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work_dir() / "compiled").resolve()))
+        from pipeline.stages.train_run import build  # imports torch, which reads the above
+
+        build(spec)
+
+
+if __name__ == "__main__":
+    main()

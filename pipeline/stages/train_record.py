@@ -1,0 +1,123 @@
+"""What a training run leaves to read: a live line, history.csv, the samples, training_metrics.json.
+
+The record grows in the run folder, one JSON line at a time, so that a resumed run continues it from the step it
+resumes at.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import console
+from pipeline.training.loop import CheckpointSaved, EpochDone, Event, StepDone
+
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "val_loss")
+
+
+class Record:
+    """Receives the events of a run, shows them and keeps them.
+
+    Args:
+        path: the JSON Lines file; it is cut back to what happened up to `resumed_step`.
+        resumed_step: the step of the checkpoint that training goes on from, 0 for a new run.
+        log_every_n_steps: steps between two rows of the history; evaluations always get one.
+        sample: called at the end of each epoch; returns prompts and what the model makes of them.
+        shown: the live line; None shows warnings and errors only.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        resumed_step: int,
+        log_every_n_steps: int,
+        sample: Callable[[], list[dict[str, str]]],
+        shown: console.Progress | None,
+    ) -> None:
+        self._every, self._sample, self._shown = log_every_n_steps, sample, shown
+        self._lines = [line for line in _complete_lines(path) if line["step"] <= resumed_step]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in self._lines), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        self._step = resumed_step
+
+    def __call__(self, event: Event) -> None:
+        """Note one event."""
+        match event:
+            case StepDone():
+                self._note_step(event)
+            case EpochDone():
+                self._note_epoch(event)
+            case CheckpointSaved():
+                pass  # its cost is part of the run's seconds; there is nothing to tell while all is well
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def history(self) -> str:
+        """The rows of the run so far as CSV."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(line for line in self._lines if line["kind"] == "step")
+        return text.getvalue()
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The samples of each epoch: epoch, prompt, text."""
+        return [
+            {key: line[key] for key in ("epoch", "prompt", "text")} for line in self._lines if line["kind"] == "sample"
+        ]
+
+    def _note_step(self, event: StepDone) -> None:
+        self._step = event.step
+        if self._shown is not None:
+            self._shown.update(
+                event.step,
+                f"epoch {event.epoch}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
+                f"{event.tokens_per_second:,.0f} tokens/s",
+            )
+        if event.val_loss is not None:
+            self._say(
+                f"step {event.step}: validation loss {event.val_loss:.4f}{' (best so far)' if event.improved else ''}"
+            )
+        if event.val_loss is None and event.step % self._every and event.step not in (1, event.total_steps):
+            return
+        self._keep(
+            {
+                "kind": "step",
+                "step": event.step,
+                "epoch": event.epoch,
+                "loss": round(event.loss, 6),
+                "learning_rate": float(f"{event.learning_rate:.6g}"),
+                "gradient_norm": round(event.gradient_norm, 6),
+                "tokens_per_second": round(event.tokens_per_second, 1),
+                "val_loss": None if event.val_loss is None else round(event.val_loss, 6),
+            }
+        )
+
+    def _note_epoch(self, event: EpochDone) -> None:
+        for sample in self._sample():
+            self._keep({"kind": "sample", "step": self._step, "epoch": event.epoch, **sample})
+            self._say(f"  {sample['prompt']!r} → {sample['text']!r}")
+
+    def _say(self, text: str) -> None:
+        if self._shown is not None:
+            self._shown.clear()
+            console.say(text)
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        self._lines.append(line)
+        self._file.write(f"{json.dumps(line)}\n")
+        self._file.flush()
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """What an earlier process wrote; the line it was killed in the middle of is not there."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
