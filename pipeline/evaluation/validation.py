@@ -114,8 +114,8 @@ def validate_model(
         "format_version": REPORT_FORMAT,
         "status": overall(verdicts),
         "split": split,
-        "metrics": language_metrics(nats, tokens=scored, text_bytes=counts["bytes"]),
-        "baselines": reference,
+        "metrics": _rounded(language_metrics(nats, tokens=scored, text_bytes=counts["bytes"])),
+        "baselines": _rounded(reference),
         "scored": {"documents": counts["documents"], "tokens": scored, "bytes": counts["bytes"]},
         "inference": inference,
         "budgets": as_dicts(verdicts),
@@ -123,6 +123,11 @@ def validate_model(
         "model": {"parameters": sum(p.numel() for p in model.parameters()), "weights_sha256": sha256_file(weights)},
     }
     return Validation(report, verdicts, latencies)
+
+
+def _rounded(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Figures without the digits that change with the number of threads, which would show as changes in git."""
+    return {name: None if value is None else round(value, 6) for name, value in figures.items()}
 
 
 def require_same_tokenizer(model_folder: Path, tokenizer_folder: Path) -> None:

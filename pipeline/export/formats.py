@@ -174,7 +174,7 @@ def inspect_torchscript(path: Path) -> dict[str, Any]:
     try:
         with _quiet_torchscript():
             module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: damaged names inside it are not UTF-8
         reason = str(error).strip().splitlines()[0]
         raise ExportError(f"not a TorchScript file that this torch reads: {reason}", where=str(path)) from error
     arguments = [argument.name for argument in module.forward.schema.arguments[1:]]

@@ -1,0 +1,174 @@
+"""Formats: what is written is the model, on every shape, for every kind of model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pipeline.errors import ArtifactError, ExportError
+from pipeline.export.compare import comparison_shapes, random_ids
+from pipeline.export.formats import FORMATS, Source, traced_length, write_formats
+from pipeline.models.store import load_model
+
+pytestmark = pytest.mark.integration
+
+KINDS = {
+    "llama, tied, grouped": {},
+    "gpt, untied": {"model_type": "gpt", "tie_embeddings": False, "num_kv_heads": None, "num_layers": 1},
+    "llama, untied": {"tie_embeddings": False, "num_kv_heads": None, "num_layers": 1},
+    "gpt, tied, grouped": {"model_type": "gpt", "num_kv_heads": 1, "num_layers": 1},
+    "shortest sequence": {"max_seq_len": 2, "num_layers": 1},
+    "sequence of three": {"max_seq_len": 3, "num_layers": 1},
+}
+
+
+def _assert_same(model, path, name):
+    run = FORMATS[name].open(path, 1)
+    for batch, length in comparison_shapes(model.max_seq_len):
+        ids = random_ids(model, batch, length)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(ids)).numpy()
+        np.testing.assert_allclose(run(ids), expected, rtol=0, atol=1e-5, err_msg=f"{batch} x {length}")
+
+
+def test_an_onnx_file_has_the_logits_of_its_llama_on_every_shape(export_folder, model_folder):
+    _assert_same(load_model(model_folder)[0], export_folder / "model.onnx", "onnx")
+
+
+def test_an_onnx_file_has_the_logits_of_its_gpt_on_every_shape(make_model, tmp_path):
+    model = make_model(**KINDS["gpt, untied"])
+
+    FORMATS["onnx"].write(Source(model, tmp_path, 18), tmp_path / "model.onnx")
+
+    _assert_same(model, tmp_path / "model.onnx", "onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_opset_of_the_spec_has_the_logits_of_its_model(kind, opset, make_model, tmp_path):
+    model = make_model(**KINDS[kind])
+
+    FORMATS["onnx"].write(Source(model, tmp_path, opset), tmp_path / "model.onnx")
+
+    assert FORMATS["onnx"].inspect(tmp_path / "model.onnx")["opset"] == opset
+    _assert_same(model, tmp_path / "model.onnx", "onnx")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_torchscript_file_has_the_logits_of_its_model_on_every_shape(kind, make_model, tmp_path):
+    model = make_model(**KINDS[kind])
+
+    FORMATS["torchscript"].write(Source(model, tmp_path, 18), tmp_path / "model.torchscript.pt")
+
+    _assert_same(model, tmp_path / "model.torchscript.pt", "torchscript")
+
+
+def test_a_pytorch_folder_opens_as_a_model_folder_with_equal_weights(export_folder, model_folder):
+    ours, _ = load_model(model_folder)
+
+    theirs, description = load_model(export_folder / "pytorch")
+
+    assert description["model"]["d_model"] == ours.d_model
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+
+
+def test_an_onnx_file_is_one_file_that_names_no_folder_of_this_machine(export_folder):
+    data = (export_folder / "model.onnx").read_bytes()
+    model = onnx.load_from_string(data)
+
+    assert not list(export_folder.glob("model.onnx?*"))
+    assert os.fsencode(Path(__file__).parents[2]) not in data
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"max_seq_len": "24"}
+
+
+def test_the_same_model_gives_the_same_onnx_bytes(export_folder, model_folder, tmp_path):
+    write_formats(model_folder, tmp_path, formats=["onnx"], opset=18)
+
+    assert (tmp_path / "model.onnx").read_bytes() == (export_folder / "model.onnx").read_bytes()
+
+
+def test_torchscript_tells_the_user_once_that_it_is_deprecated(make_model, tmp_path, capsys):
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning that is not filtered at the call would stop the test
+
+        FORMATS["torchscript"].write(Source(make_model(), tmp_path, 18), tmp_path / "model.torchscript.pt")
+
+    assert capsys.readouterr().err.count("deprecated TorchScript") == 1
+    assert logger.level == level
+
+
+def test_the_filters_of_an_export_are_gone_after_it(make_model, tmp_path, capsys):
+    before = list(warnings.filters)
+
+    FORMATS["torchscript"].write(Source(make_model(), tmp_path, 18), tmp_path / "model.torchscript.pt")
+
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+@pytest.mark.parametrize("damage", ["empty", "half", "text"])
+def test_a_file_that_is_not_of_its_format_is_refused_with_its_path(name, damage, export_folder, tmp_path):
+    whole = (export_folder / FORMATS[name].file).read_bytes()
+    path = tmp_path / FORMATS[name].file
+    path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"To be, or not to be"}[damage])
+
+    with pytest.raises(ExportError) as caught:
+        FORMATS[name].inspect(path)
+
+    assert str(path) in str(caught.value)
+
+
+def test_a_changed_weight_in_a_pytorch_folder_is_refused(export_folder, tmp_path):
+    folder = tmp_path / "pytorch"
+    folder.mkdir()
+    for file in (export_folder / "pytorch").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        FORMATS["pytorch"].inspect(folder)
+
+
+def test_an_onnx_model_of_fixed_length_is_refused(export_folder, tmp_path):
+    model = onnx.load(export_folder / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 8
+    onnx.save(model, tmp_path / "model.onnx")
+
+    with pytest.raises(ExportError, match="shapes"):
+        FORMATS["onnx"].inspect(tmp_path / "model.onnx")
+
+
+def test_every_shape_of_the_comparison_is_allowed_and_the_awkward_ones_are_there():
+    for longest in range(2, 300):
+        lengths = {length for _, length in comparison_shapes(longest)}
+        assert {1, 2, longest} <= lengths
+        assert max(lengths) == longest
+        assert traced_length(longest) in lengths
+        assert longest == 2 or any(length % 2 for length in lengths if length > 1)
+        assert longest == 2 or max(lengths) > traced_length(longest)
+
+
+def test_the_table_of_formats_can_be_read_without_torch_and_onnxruntime():
+    code = (
+        "import sys, pipeline.export.runner; print([m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
