@@ -19,10 +19,9 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2 as protobuf
 
 from pipeline.errors import TokenizerError
 
@@ -35,8 +34,26 @@ _RESERVED = "\0\N{LOWER FIVE EIGHTHS BLOCK}"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _BYTE_PIECES = 256
 _THREADS = 4  # fixed, because each thread sums its own share of the floats: another number makes other scores
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # kinds of pieces in sentencepiece_model.proto
 _TOO_LARGE = re.compile(r"set it to a value <= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+
+
+class _Piece(NamedTuple):
+    """An entry of the vocabulary: how SentencePiece writes it, and which kind it is."""
+
+    text: str
+    kind: int
+
+    def content(self) -> bytes:
+        """The UTF-8 bytes that it stands for."""
+        if self.kind == _CONTROL:
+            return b""
+        if self.kind == _UNKNOWN:
+            return "\N{REPLACEMENT CHARACTER}".encode()
+        if self.kind == _BYTE:
+            return bytes([int(self.text[3:5], 16)])  # <0x0A>
+        return self.text.replace(SPACE_MARK, " ").encode()
 
 
 class Tokenizer:
@@ -51,11 +68,13 @@ class Tokenizer:
 
     def __init__(self, model: bytes, *, where: str = "") -> None:
         hint = "make it again with: foundry run --from tokenizer --force"
-        proto: Any = protobuf.ModelProto()  # type: ignore[attr-defined]  # made at import time
+        if not model:  # which SentencePiece takes without a word
+            raise TokenizerError("the tokenizer is empty", where=where, hint=hint)
         try:
-            proto.ParseFromString(model)
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except Exception as error:  # protobuf and SentencePiece each have their own kinds
+            pieces = list(_read_pieces(model))
+            self._bytes = [piece.content() for piece in pieces]
+        except (RuntimeError, ValueError, LookupError) as error:
             raise TokenizerError("this is not a SentencePiece model", where=where, hint=hint) from error
         self.unk_id: int = processor.unk_id()
         self.bos_id: int = processor.bos_id()
@@ -65,15 +84,12 @@ class Tokenizer:
             message = f"the tokenizer lacks one of {UNK} {BOS} {EOS} {PAD}"
             raise TokenizerError(message, where=where, hint=hint)
         self._processor = processor
-        self._bytes = [_piece_bytes(piece) for piece in proto.pieces]
-        self._byte_ids = {
-            self._bytes[index]: index for index, piece in enumerate(proto.pieces) if piece.type == piece.BYTE
-        }
+        self._byte_ids = {self._bytes[index]: index for index, piece in enumerate(pieces) if piece.kind == _BYTE}
         self._apart = {
-            piece.piece: [index]
-            for index, piece in enumerate(proto.pieces)
+            piece.text: [index]
+            for index, piece in enumerate(pieces)
             # The word type also keeps each symbol after a space, spelled with a U+2581 that no text means.
-            if piece.type == piece.USER_DEFINED and SPACE_MARK not in piece.piece
+            if piece.kind == _USER_DEFINED and SPACE_MARK not in piece.text
         }
         self._apart[SPACE_MARK] = self._spell(SPACE_MARK)
         self._cut = _cutter(self._apart)
@@ -267,6 +283,53 @@ def train_tokenizer(
     return trained
 
 
+def _read_pieces(model: bytes) -> Iterator[_Piece]:
+    """The vocabulary of a SentencePiece model, in the order of its ids.
+
+    SentencePiece's own reader, `sentencepiece_model_pb2`, only loads beside one version of protobuf or later, and
+    its processor does not say which pieces are user-defined. The file is a `ModelProto` whose field 1 repeats
+    the pieces, each with its text in field 1 and its kind in field 3.
+    """
+    for number, piece in _fields(model):
+        if number == 1 and isinstance(piece, bytes):
+            text, kind = "", _NORMAL
+            for inner, value in _fields(piece):
+                if inner == 1 and isinstance(value, bytes):
+                    text = value.decode()
+                elif inner == 3 and isinstance(value, int):
+                    kind = value
+            yield _Piece(text, kind)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The numbers and values of a protobuf message: https://protobuf.dev/programming-guides/encoding/."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        value: int | bytes
+        match key & 7:
+            case 0:
+                value, at = _varint(message, at)
+            case 2:
+                size, at = _varint(message, at)
+                value, at = message[at : at + size], at + size
+            case fixed:
+                size = {1: 8, 5: 4}[fixed]
+                value, at = message[at : at + size], at + size
+        yield key >> 3, value
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """An integer in groups of seven bits, the lowest first, and where the next field begins."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
 def _training_lines(texts: Iterable[str], symbols: Sequence[str], limit: int) -> Iterator[str]:
     """The stretches of text between symbols, none longer than `limit` bytes."""
     # The same cuts as in `Tokenizer.encode`, and at the characters that would make the trainer skip a line.
@@ -293,16 +356,6 @@ def _cutter(symbols: Iterable[str]) -> re.Pattern[str]:
 
 def _longest_first(symbols: Iterable[str]) -> list[str]:
     return sorted(symbols, key=len, reverse=True)  # so that `<tool>` wins over `<too`, as in SentencePiece
-
-
-def _piece_bytes(piece: Any) -> bytes:
-    if piece.type == piece.CONTROL:
-        return b""
-    if piece.type == piece.UNKNOWN:
-        return "\N{REPLACEMENT CHARACTER}".encode()
-    if piece.type == piece.BYTE:
-        return bytes([int(piece.piece[3:5], 16)])  # <0x0A>
-    return str(piece.piece).replace(SPACE_MARK, " ").encode()
 
 
 def _check_special_tokens(tokens: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The tokenizer: nothing lost, nothing forged, the same bytes every time, and vocabulary sizes that can be had."""
 
+import io
 import os
 import random
 import subprocess
@@ -211,6 +212,34 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, damaged):
 
     assert caught.value.where == str(path)
     assert "foundry run --from tokenizer" in caught.value.hint
+
+
+def test_a_damaged_model_is_refused_or_still_a_tokenizer():
+    model = train_tokenizer([TEXT], tokenizer_type="unigram", vocab_size=330)
+    source = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(model)
+        damaged[source.randrange(len(damaged))] ^= 1 << source.randrange(8)
+        cut = source.choice([len(damaged), source.randrange(len(damaged))])
+
+        try:
+            text = Tokenizer.from_bytes(bytes(damaged[:cut])).decode([4, 5])
+        except TokenizerError:
+            refused += 1
+        else:
+            assert isinstance(text, str)
+    assert refused > 50
+
+
+def test_a_model_without_our_control_tokens_is_refused():
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.split("\n")), model_writer=model, vocab_size=60, minloglevel=2
+    )  # SentencePiece's defaults, which have no <pad>
+
+    with pytest.raises(TokenizerError, match="lacks one of <unk> <s> </s> <pad>"):
+        Tokenizer.from_bytes(model.getvalue())
 
 
 def test_a_missing_model_is_named(tmp_path):
