@@ -20,6 +20,7 @@ from pipeline.stages import CODE_OF
 pytestmark = pytest.mark.unit
 
 SPEC = "specs/experiment.yaml"
+SHAPING = ROOMS - {"spec"} | {"stages"}  # where the code lives that shapes a stage's result
 INPUTS_OF = {
     "corpus": [],
     "tokenizer": ["corpus"],
@@ -56,13 +57,13 @@ def expected_params(schemas: Path, stage: str) -> list[str]:
 
 
 def closure(checkout: Path, start: Path) -> set[Path]:
-    """The modules of rooms that a module imports, directly or not (the spec room and the floor apart)."""
+    """The modules of rooms and stages that a module imports, directly or not."""
     found: set[Path] = set()
     waiting = [start]
     while waiting:
         for name in every_import(waiting.pop()):
             parts = name.split(".")
-            if parts[0] == "pipeline" and len(parts) > 1 and parts[1] in ROOMS - {"spec"}:
+            if parts[0] == "pipeline" and len(parts) > 1 and parts[1] in SHAPING and name != "pipeline.stages.door":
                 module = checkout.joinpath(*parts).with_suffix(".py")
                 if module.is_file() and module not in found:
                     found.add(module)

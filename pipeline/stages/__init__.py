@@ -7,7 +7,8 @@ import os
 import sys
 
 # The code that shapes each stage's result. dvc.yaml depends on it and a checkpoint is bound to it, so it holds every
-# module of a room that the stage imports, directly or not, and nothing else. A folder stands for all that is in it.
+# module of rooms and stages that the stage imports, directly or not, and nothing else (the spec room, the floor and
+# the door apart, which do not shape results). A folder stands for all that is in it.
 CODE_OF = {
     "corpus": (
         "pipeline/data/cleaning.py",
@@ -31,6 +32,8 @@ CODE_OF = {
         "pipeline/data/tokenizer.py",
         "pipeline/models",
         "pipeline/stages/train.py",
+        "pipeline/stages/train_record.py",
+        "pipeline/stages/train_run.py",
         "pipeline/tasks",
         "pipeline/training",
     ),
