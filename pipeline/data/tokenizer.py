@@ -28,7 +28,6 @@ from pipeline.errors import TokenizerError
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"  # ids 0, 1, 2, 3, as in Llama
 NEWLINE = "\n"
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # U+2581, how SentencePiece writes a space
-_SPACE_MARK_BYTES = SPACE_MARK.encode()
 # Training skips a whole line for one of these: NUL, and U+2585, which marks unknown text inside the trainer.
 _RESERVED = "\0\N{LOWER FIVE EIGHTHS BLOCK}"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -180,7 +179,7 @@ class Tokenizer:
     def _with_spaces(self, ids: list[int]) -> list[int]:
         """Spell a space without a piece (as in an unknown word) as the byte 0x20, not as the bytes of U+2581."""
         mark = self._apart[SPACE_MARK]
-        if len(mark) < len(_SPACE_MARK_BYTES) or mark[0] not in ids:
+        if not self._byte_ids or mark[0] not in ids:
             return ids
         spaced = []
         position = 0
