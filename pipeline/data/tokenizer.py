@@ -28,7 +28,7 @@ from pipeline.errors import TokenizerError
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"  # ids 0, 1, 2, 3, as in Llama
 NEWLINE = "\n"
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # U+2581, how SentencePiece writes a space
-# Training skips a whole line for one of these: NUL, and U+2585, which marks unknown text inside the trainer.
+# The trainer never learns NUL, and skips a whole line for U+2585, with which it marks unknown text inside.
 _RESERVED = "\0\N{LOWER FIVE EIGHTHS BLOCK}"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _BYTE_PIECES = 256
@@ -331,7 +331,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 def _training_lines(texts: Iterable[str], symbols: Sequence[str], limit: int) -> Iterator[str]:
     """The stretches of text between symbols, none longer than `limit` bytes."""
-    # The same cuts as in `Tokenizer.encode`, and at the characters that would make the trainer skip a line.
+    # The same cuts as in `Tokenizer.encode`, and at the characters that the trainer cannot take.
     cut = re.compile("|".join(map(re.escape, _longest_first([*symbols, SPACE_MARK, *_RESERVED]))))
     for text in texts:
         for line in cut.split(text):
