@@ -82,22 +82,19 @@ def as_dicts(verdicts: list[Verdict]) -> list[dict[str, Any]]:
     return [asdict(verdict) for verdict in verdicts]
 
 
-def raise_for_failures(verdicts: list[Verdict], *, report: str) -> None:
-    """Stop if a budget is missed.
+def missed_budgets(verdicts: list[Verdict], *, report: str) -> ValidationError | None:
+    """The error that names each missed budget with its value, its limit and what to change; None if all are kept.
 
     Args:
         verdicts: of `judge`.
-        report: where the whole report is, for the hint.
-
-    Raises:
-        ValidationError: names each missed budget with its value, its limit and what to change.
+        report: where the whole report is.
     """
     failed = [verdict for verdict in verdicts if verdict.status == "fail"]
     if not failed:
-        return
+        return None
     count = "a budget is missed" if len(failed) == 1 else f"{len(failed)} budgets are missed"
     advice = "; ".join(f"{verdict.name}: {BUDGETS[verdict.name].advice}" for verdict in failed)
-    raise ValidationError(
+    return ValidationError(
         f"{count}: " + "; ".join(str(verdict) for verdict in failed),
         hint=f"{advice}; or raise the limit under validation.budgets, or set validation.on_budget_failure to warn",
         where=report,

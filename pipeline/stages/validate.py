@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline import console
-from pipeline.evaluation.budgets import raise_for_failures
+from pipeline.evaluation.budgets import missed_budgets
 from pipeline.evaluation.validation import Validation, validate_model
 from pipeline.files import manifest_hash, output_folder, write_json
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
@@ -32,15 +32,21 @@ def main(spec_path: Path) -> None:
             write_json(folder / "samples.json", validation.report["samples"])
             write_json(folder / "latencies.json", {"unit": "ms", "next_token": validation.latencies_ms})
         show(validation)
-        if on_budget_failure == "fail":
-            raise_for_failures(validation.verdicts, report=str(REPORT))
+        missed = missed_budgets(validation.verdicts, report=str(REPORT))
+        if missed and on_budget_failure == "fail":
+            raise missed
+        if missed:
+            console.warn(missed.message)
 
 
 def show(validation: Validation) -> None:
     """Say how good the model is, and how it stands with each budget."""
     metrics, baselines = validation.report["metrics"], validation.report["baselines"]
     beside = ", ".join(f"{name} {value:.3f}" for name, value in baselines.items())
-    console.say(f"held-out: {metrics['val_loss']:.4f} nats per token, {metrics['bits_per_byte']:.4f} bits per byte")
+    figures = ", ".join(
+        f"{name} {'not finite' if value is None else f'{value:.4f}'}" for name, value in metrics.items()
+    )
+    console.say(f"held-out: {figures}")
     console.say(f"baselines, bits per byte: {beside}")
     for verdict in validation.verdicts:
         console.say(f"budget {verdict.status:10} {verdict}")
