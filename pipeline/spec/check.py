@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _TRUE = ("yes", "on", "y")  # YAML 1.1 took these for booleans, YAML 1.2 takes them for text
 _FALSE = ("no", "off", "n")
+_MOST_SLIPS = 100  # unknown keys of one mapping for which a suggestion is looked for
 _NONE = ("none", "nil", "nan", "")
 
 
@@ -66,7 +67,8 @@ def _misses(document: Document) -> list[_Miss]:
 def _schema_problems(document: Document) -> Iterator[Problem]:
     misses = _misses(document)
     # Keys that are in the file, but misspelt, are not reported as missing too.
-    meant = {dotted(found.keys) for miss in misses for _, found in _strange_keys(miss) if found}
+    missing = any(miss.keyword == "required" for miss in misses)
+    meant = {dotted(found.keys) for miss in misses if missing for _, found in _strange_keys(miss) if found}
     told: set[Problem] = set()  # `required` finds every missing key once per missing key
     for miss in misses:
         for problem in _REPORTERS[miss.keyword](document, miss):
@@ -78,9 +80,10 @@ def _schema_problems(document: Document) -> Iterator[Problem]:
 def _strange_keys(miss: _Miss) -> Iterator[tuple[str, Suggestion | None]]:
     """The keys of a mapping that its schema does not know, each with what was probably meant."""
     if miss.keyword == "additionalProperties":
-        for name in miss.value:
-            if name not in miss.schema["properties"]:
-                yield name, suggest_key(name, miss.keys, miss.value)
+        strange = [name for name in miss.value if name not in miss.schema["properties"]]
+        for count, name in enumerate(strange):
+            # Past that many, the file is not a spec with slips in it, and looking for each would take minutes.
+            yield name, suggest_key(name, miss.keys, miss.value) if count < _MOST_SLIPS else None
 
 
 def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
@@ -137,7 +140,7 @@ def _missing_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
         place = document.place_of(miss.keys, key=True)
         path = dotted((*miss.keys, name))
         allowed = "a mapping" if "properties" in child else expected(child)
-        hint = f"add `{name}: …`: {child['description']}"
+        hint = f"add `{name}:` {child['description']}"
         yield document.problem("E0204", f"{who} needs `{name}`", place, path=path, allowed=allowed, hint=hint)
 
 

@@ -49,6 +49,9 @@ CODES = {
     "W0102": "a value that nothing reads",
 }
 
+_MOST = 50  # problems that an error shows; all are in its `problems`
+_WIDTH = 160  # characters of a source line that are shown
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -99,7 +102,9 @@ class SpecError(FoundryError, ValueError):
         self.problems = tuple(problems)
         file = self.problems[0].file
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        details = "\n\n".join(render(problem) for problem in self.problems)
+        details = "\n\n".join(render(problem) for problem in self.problems[:_MOST])
+        if len(self.problems) > _MOST:
+            details += f"\n\n… and {len(self.problems) - _MOST} more"
         super().__init__(
             f"the spec has {count}\n\n{details}\n",
             where=file,
@@ -113,12 +118,19 @@ def render(problem: Problem) -> str:
     margin = " " * len(str(problem.line))
     lines = [f"{kind}[{problem.code}]: {problem.message}", f"{margin}--> {problem.where}"]
     if problem.line:
-        before = problem.source[: problem.column - 1]
+        before, source = _clipped(problem)
         indent = "".join("\t" if character == "\t" else " " for character in before)
-        length = max(1, min(problem.length, len(problem.source) - len(before)))
-        lines += [f"{margin} |", f"{problem.line} | {problem.source}", f"{margin} | {indent}{'^' * length}"]
+        marks = "^" * max(1, min(problem.length, len(source) - len(before)))
+        lines += [f"{margin} |", f"{problem.line} | {source}", f"{margin} | {indent}{marks}"]
     if problem.allowed:
         lines.append(f"{margin} = allowed: {problem.allowed}")
     if problem.hint:
         lines.append(f"{margin} = help: {problem.hint}")
     return "\n".join(lines)
+
+
+def _clipped(problem: Problem) -> tuple[str, str]:
+    """What stands before the column, and the line: both cut to what a screen shows around the column."""
+    start = max(0, problem.column - _WIDTH // 2) if len(problem.source) > _WIDTH else 0
+    before, source = problem.source[start : problem.column - 1], problem.source[start : start + _WIDTH]
+    return (f"…{before}", f"…{source}") if start else (before, source)

@@ -23,8 +23,9 @@ Keys = tuple[Any, ...]  # names, and numbers of list items: the way to a value: 
 
 MAX_BYTES = 1_000_000  # a spec is a few kilobytes; what is larger is another kind of file
 MAX_DEPTH = 16  # the schema needs 4
-MAX_VALUES = 20_000  # counted after aliases are expanded
+MAX_VALUES = 5_000  # keys count too, aliases as what they stand for; the schema needs some 200 and its lists
 MAX_ALIASES = 16
+_LONGEST_MESSAGE = 500  # characters; ours stay well below, unless they repeat a very long key
 
 
 def _decimal(text: str) -> int | float:
@@ -111,7 +112,7 @@ class Document:
         self, code: str, message: str, place: Place | None, *, path: str = "", allowed: str = "", hint: str = ""
     ) -> Problem:
         """A problem at a place of this file; see `Problem`."""
-        problem = Problem(code, message, self.file, path=path, allowed=allowed, hint=hint)
+        problem = Problem(code, _shown(message), self.file, path=_shown(path), allowed=allowed, hint=_shown(hint))
         if place is None:
             return problem
         source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
@@ -286,6 +287,8 @@ class _Reader:
                 self._note(
                     "E0111", "the merge key `<<` is not part of YAML 1.2", key.place, path=dotted(here), hint=hint
                 )
+            elif key.value is UNUSABLE:
+                pass  # reported already
             elif name is None:
                 self._note("E0109", "a key must be text, not a list or a mapping", key.place, path=dotted(keys))
             elif name in entries:
@@ -365,8 +368,14 @@ class _Reader:
     def _unreadable(self, error: yaml.reader.ReaderError) -> SpecError:
         before = _LINE_END.split(self.text[: error.position])
         place = Place(len(before), len(before[-1]) + 1, 1)
-        message = f"the control character U+{ord(error.character):04X} cannot stand in YAML"
+        message = f"the control character U+{ord(self.text[error.position]):04X} cannot stand in YAML"
         return self._fatal("E0104", message, place, hint="delete it")
+
+
+def _shown(text: str) -> str:
+    """Text from a file as a terminal can take it: no control characters, no half characters, not endless."""
+    visible = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return visible if len(visible) <= _LONGEST_MESSAGE else f"{visible[:_LONGEST_MESSAGE]}…"
 
 
 def _place(event: Any) -> Place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.spec.check import check
 from pipeline.spec.diagnose import SpecError
 from pipeline.spec.document import Document, parse_document, read_document
 from pipeline.spec.schema import experiment_schema, resolve
@@ -30,6 +29,8 @@ def parse_spec(raw: bytes, file: str) -> Spec:
 
 
 def _spec(document: Document) -> Spec:
+    from pipeline.spec.check import check  # noqa: PLC0415 - jsonschema takes longer to import than a spec to check
+
     found = check(document)
     if errors := [problem for problem in found if not problem.is_warning]:
         raise SpecError(errors)

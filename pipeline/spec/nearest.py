@@ -19,8 +19,8 @@ def closest(word: str, candidates: Iterable[str], *, taken: Iterable[str] = ()) 
     for candidate in candidates:
         meant = _plain(candidate)
         limit = max(1, max(len(written), len(meant)) // 3)  # one slip in three letters; more is another word
-        if abs(len(written) - len(meant)) > limit:
-            continue
+        if abs(len(written) - len(meant)) > limit or len(set(written) ^ set(meant)) > 2 * limit:
+            continue  # one slip changes the length by one and the letters in use by two at most
         distance = edit_distance(written, meant)
         rank = (distance, candidate in taken)
         if distance <= limit and distance < max(len(written), len(meant)) and (best is None or rank < best):

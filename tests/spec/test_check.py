@@ -1,0 +1,94 @@
+"""What the schema check says beyond its codes: the words and the help."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.paths import SCHEMAS
+from pipeline.spec.check import _REPORTERS
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("training: {learning_rate: '5e-5'}",
+         '`training.learning_rate` must be a number above 0 and at most 10, but is the text "5e-5"',
+         "take the quotes away: 5e-5"),
+        ("training: {epochs: true}", "`training.epochs` must be a whole number from 1 to 1000000, but is true", ""),
+        ("training: {batch_size: 1_024}",
+         '`training.batch_size` must be a whole number from 1 to 65536, but is the text "1_024"', "write 1024"),
+        ("training: {max_steps: None}",
+         "`training.max_steps` must be a whole number at least 1, or null, but is the text None", "write null"),
+        ("optimizer: {weight_decay: }",
+         "`optimizer.weight_decay` must be a number from 0 to 10, but is null",
+         "remove the line to take the default, 0.1"),
+        ("reproducibility: {deterministic: off}",
+         "`reproducibility.deterministic` must be true or false, but is the text off", "write false"),
+        ("export: {formats: onnx}", None, "write a list: [onnx]"),
+        ("task: {task_name: 3.10}", None, 'put it in quotes: "3.10"'),
+        ("hardware: {precision: 32}", None, "did you mean `32-true`?"),
+        ("hardware: {device: gpu}", "`hardware.device` cannot be gpu", "did you mean `cuda`?"),
+        ("export: {formats: [onxx]}", "`export.formats[0]` cannot be onxx", "did you mean `onnx`?"),
+        ("training:", "the section `training` is empty, but must be a mapping of keys",
+         "add its keys, indented, or remove it"),
+        ("validation: {budgets: [1]}", "the section `validation.budgets` is a list, but must be a mapping of keys",
+         "add its keys, indented, or remove it"),
+        ("epochs: 1", "`epochs` belongs in `training`, not in the top level", "move it under `training:`"),
+        ("model: {notes: x}", "`notes` belongs in the top level, not in `model`",
+         "move it to the top level, without indentation"),
+        ("model: {lr: 1}", "`lr` is not a key of `model`", "did you mean `training.learning_rate`?"),
+        ("training: {lr: 1, learning_rate: 1}", "`lr` is not a key of `training`",
+         "`learning_rate` is set on line 5 already: keep one of them, under that name"),
+        ("colour: 1", "`colour` is not a key of the top level", ""),
+    ],
+)  # fmt: skip
+def test_a_problem_is_said_in_the_words_of_someone_who_writes_yaml(problems_of, text, message, hint):
+    [problem] = problems_of(text)
+
+    assert message is None or problem.message == message
+    assert problem.hint == hint
+
+
+def test_a_key_of_another_kind_is_reported_as_such(problems_of):
+    head = "schema_version: 1\nname: x\ndataset:\n  source: {kind: files, paths: [a], url: 'https://x.org'}\n"
+
+    [problem] = problems_of("", head)
+
+    assert problem.message == "`url` is a key of kind `url`, but this `dataset.source` is of kind `files`"
+    assert problem.hint == "remove it, or set `kind: url`"
+    assert problem.allowed == "kind, paths, format or text_field"
+
+
+def test_what_a_kind_needs_is_named(problems_of):
+    [problem] = problems_of("", "schema_version: 1\nname: x\ndataset:\n  source: {kind: url}\n")
+
+    assert problem.message == "`dataset.source` of kind `url` needs `url`"
+    assert (problem.line, problem.column) == (4, 3)
+
+
+def test_a_misspelt_key_is_not_reported_missing_as_well(problems_of):
+    [problem] = problems_of("", "schema_version: 1\nnmae: x\ndataset: {source: {kind: files, paths: [a]}}\n")
+
+    assert (problem.code, problem.hint) == ("E0201", "did you mean `name`?")
+
+
+def test_every_keyword_of_the_schemas_has_words_of_its_own():
+    silent = {"$schema", "$ref", "title", "description", "default", "properties", "items", "allOf", "if", "then"}
+
+    def keywords(schema):
+        for keyword, value in schema.items():
+            if not keyword.startswith("x-"):
+                yield keyword
+            inner = value.values() if keyword == "properties" else value if keyword == "allOf" else [value]
+            for child in inner:
+                if isinstance(child, dict) and keyword in ("properties", "items", "allOf", "if", "then"):
+                    yield from keywords(child)
+
+    paths = [path for path in Path(SCHEMAS / "v1").rglob("*.json") if path.parent.name == "section"]
+    used = {
+        word for path in [*paths, SCHEMAS / "v1/experiment.json"] for word in keywords(json.loads(path.read_text()))
+    }
+    assert used - silent <= set(_REPORTERS)

@@ -1,0 +1,107 @@
+"""Rules between settings: each fires where it must, stays silent where it must, and says what would be right."""
+
+import pytest
+
+from pipeline.spec.diagnose import CODES
+from pipeline.spec.rules import RULES, UNREAD
+from pipeline.spec.schema import schema_at
+
+pytestmark = pytest.mark.unit
+
+
+def test_rules_read_settings_that_exist_under_codes_that_exist():
+    for rule in RULES:
+        assert rule.code in CODES
+        assert all("x-stages" in schema_at(name.split(".")) for name in rule.reads)
+    for row in UNREAD:
+        assert "default" in schema_at(row.setting.split("."))
+        assert "x-stages" in schema_at(row.reads.split("."))
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "path", "hint"),
+    [
+        ("model: {num_heads: 5}", "E0401", "model.num_heads",
+         "with d_model 192 take num_heads 4 or 6, or with num_heads 5 take d_model 190 or 195"),
+        ("model: {d_model: 100}", "E0401", "model.d_model",
+         "with d_model 100 take num_heads 2 or 4, or with num_heads 3 take d_model 99 or 102"),
+        ("model: {num_heads: 6, num_kv_heads: 4}", "E0402", "model.num_kv_heads", "take num_kv_heads 3 or 6"),
+        ("model: {d_model: 99, num_heads: 3}", "E0403", "model.num_heads", "with num_heads 3 take d_model 96 or 102"),
+        ("validation: {split: test}", "E0405", "validation.split",
+         "set dataset.test_split above 0, or choose another validation.split"),
+        ("training: {max_steps: 5}\nscheduler: {warmup_steps: 6}", "E0406", "scheduler.warmup_steps",
+         "lower scheduler.warmup_steps"),
+        ("scheduler: {scheduler_type: wsd, decay_ratio: 0.99}", "E0407", "scheduler.decay_ratio",
+         "their sum can be 1 at most"),
+        ("training: {max_steps: 10}\nscheduler: {scheduler_type: wsd, warmup_steps: 9}", "E0407",
+         "scheduler.scheduler_type", "their sum can be 1 at most"),
+        ("tokenizer: {vocab_size: 200}", "E0408", "tokenizer.vocab_size",
+         "take more than 260, or set byte_fallback to false"),
+        ("tokenizer: {special_tokens: [<s>, <x>]}", "E0409", "tokenizer.special_tokens", "remove <s> from the list"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_is_reported_once_where_it_can_be_mended(problems_of, text, code, path, hint):
+    [problem] = problems_of(text)
+
+    assert (problem.code, problem.path, problem.hint) == (code, path, hint)
+    assert problem.line >= 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {num_heads: 4, num_kv_heads: 4}",
+        "model: {model_type: gpt, d_model: 99, num_heads: 3}",
+        "training: {max_steps: 6}\nscheduler: {warmup_steps: 6}",
+        "scheduler: {warmup_steps: 1000000}",
+        "scheduler: {scheduler_type: cosine, warmup_ratio: 0.9, decay_ratio: 0.2}",
+        "scheduler: {scheduler_type: wsd, warmup_ratio: 0.8, decay_ratio: 0.2}",
+        "tokenizer: {vocab_size: 200, byte_fallback: false}",
+        "tokenizer: {vocab_size: 261}",
+    ],
+)
+def test_what_is_right_or_not_yet_known_is_not_reported(problems_of, text):
+    assert problems_of(text) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {num_heads: five, d_model: 191}",
+        "model: {num_heds: 4, d_model: 256}",
+        "modle: {num_heads: 4}\nvalidation: {split: validation}",
+        "model: []",
+        "tokenizer: {vocab_size: 200, special_tokens: [3]}",
+        "model: {num_heads: .nan, d_model: 191}",
+        "model: {num_heads: 3, num_heads: 5}",
+    ],
+)
+def test_one_mistake_is_one_message(problems_of, text):
+    assert len(problems_of(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("scheduler: {warmup_steps: 1, warmup_ratio: 0.2}", "scheduler.warmup_ratio"),
+        ("scheduler: {decay_ratio: 0.5}", "scheduler.decay_ratio"),
+        ("scheduler: {scheduler_type: constant, min_lr_ratio: 0.5}", "scheduler.min_lr_ratio"),
+        ("training: {early_stopping_min_delta: 0.1}", "training.early_stopping_min_delta"),
+        ("model: {model_type: gpt, rope_theta: 5000}", "model.rope_theta"),
+        ("export: {formats: [pytorch], opset: 20}", "export.opset"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_a_warning_at_its_key(spec_of, text, path):
+    [warning] = spec_of(text).warnings
+
+    assert (warning.code, warning.path, warning.is_warning) == ("W0102", path, True)
+
+
+def test_an_unusual_value_is_a_warning(spec_of):
+    [warning] = spec_of("training: {learning_rate: 0.05}").warnings
+
+    assert (warning.code, warning.path) == ("W0101", "training.learning_rate")
+
+
+def test_an_idle_setting_at_its_default_is_no_warning(spec_of):
+    assert spec_of("scheduler: {warmup_steps: 1, warmup_ratio: 0.05, decay_ratio: 0.2}").warnings == ()
