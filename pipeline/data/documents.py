@@ -41,7 +41,8 @@ class Document:
     """One text and where it is from.
 
     Attributes:
-        id: names the document and decides its split: a path, or a path and a hash of the text.
+        id: names the document and decides its split: a path, or a path and a hash of the text. Equal records of one
+            file share it, so they cannot be parted.
         text: the text.
         plain: it was read as plain text, so nothing in it is a mark of Markdown.
     """
@@ -143,11 +144,14 @@ def _records(text: str, *, name: str, text_field: str) -> Iterator[Document]:
             problem = f"holds {type(value).__name__}, not text" if text_field in record else "is missing"
             hint = f"set dataset.source.text_field to the field with the text; fields that hold text here: {there}"
             raise CorpusError(f"the field {text_field!r} {problem}", where=where, hint=hint)
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        try:
+            digest = sha256_bytes(value.encode())
+        except UnicodeEncodeError as error:
+            message = "the text holds half of a surrogate pair, which is no character"
             hint = "the writer of this file cut a character in half; write it again"
-            raise CorpusError("the text holds half of a surrogate pair, which is no character", where=where, hint=hint)
+            raise CorpusError(message, where=where, hint=hint) from error
         # By its text, not its line, so that inserting or sorting records moves none to another split.
-        yield Document(id=f"{name}#{sha256_bytes(value.encode())[:16]}", text=value, plain=False)
+        yield Document(id=f"{name}#{digest[:16]}", text=value, plain=False)
 
 
 def _looks_like_utf16(data: bytes) -> bool:

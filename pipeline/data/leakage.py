@@ -21,7 +21,7 @@ EXAMPLES = 5
 _SNIPPET = 160  # characters of an example
 _BASE = 0x9E3779B97F4A7C15  # odd, with bits everywhere (2^64 / golden ratio), so that the high bits of hashes mix
 _PIECE = 1 << 20  # characters of training text looked at together: some 40 MB of hashes
-_SIEVE_BITS = 24  # 16 MB that tell most windows apart without a search, which is what takes the time
+_SIEVE = 8  # places for a held-out window: seven of eight training windows are then told apart without a search
 _COMPARED = 1 << 14  # windows compared together: 4 MB on each side
 # Between documents. Text holds no surrogates, and these two differ, so no window across documents is ever shared.
 _TRAIN_GAP, _HELD_OUT_GAP = "\ud800", "\udfff"
@@ -64,7 +64,7 @@ class Leakage:
 def audit(train: Sequence[Document], held_out: Sequence[Document]) -> Leakage:
     """Find every document and every passage of 64 characters or more that two splits share.
 
-    Takes time in proportion to the text, and memory of about 40 bytes for a held-out character.
+    Takes time in proportion to the text, and memory of about 50 bytes for a held-out character.
     """
     train_texts = {_normalised(document.text) for document in train}
     texts = [_normalised(document.text) for document in held_out]
@@ -102,8 +102,9 @@ class _Windows:
         self._hashes, self._first, self._key_of = np.unique(
             _hashes(self._codes), return_index=True, return_inverse=True
         )
-        self._sieve = np.zeros(1 << _SIEVE_BITS, bool)
-        self._sieve[_high_bits(self._hashes)] = True
+        self._bits = (_SIEVE * len(self._hashes)).bit_length()
+        self._sieve = np.zeros(1 << self._bits, bool)
+        self._sieve[_high_bits(self._hashes, self._bits)] = True
 
     def found_in(self, pieces: Iterator[tuple[str, Indices, Indices]]) -> tuple[Mask, Indices]:
         """Which windows stand in the pieces, and for each the number of a document that has it."""
@@ -114,7 +115,7 @@ class _Windows:
         for text, starts, numbers in pieces if keys else ():
             codes = _codes(text)
             hashes = _hashes(codes)
-            places = np.flatnonzero(self._sieve[_high_bits(hashes)])
+            places = np.flatnonzero(self._sieve[_high_bits(hashes, self._bits)])
             found = np.minimum(np.searchsorted(self._hashes, hashes[places]), keys - 1)
             real = self._hashes[found] == hashes[places]
             places, found = places[real], found[real]
@@ -181,8 +182,8 @@ def _hashes(codes: Codes) -> Hashes:
     return hashes
 
 
-def _high_bits(hashes: Hashes) -> Indices:
-    return (hashes >> np.uint64(64 - _SIEVE_BITS)).astype(np.int64)
+def _high_bits(hashes: Hashes, bits: int) -> Indices:
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64)
 
 
 def _same(left: Codes, left_at: Indices, right: Codes, right_at: Indices) -> Mask:

@@ -246,8 +246,10 @@ def _expanded(entry: str, project: Path) -> list[Path]:
             hint = f"text files end in {', '.join(FORMAT_OF_ENDING)}; name others by a pattern such as {entry}/*.log"
             raise CorpusError("the folder holds no text, Markdown or JSON Lines file", where=entry, hint=hint)
         return sorted(found)
-    if path.exists():
+    if path.is_file():
         return [path]
+    if path.exists():
+        raise CorpusError("this is neither a file nor a folder", where=entry, hint="correct dataset.source.paths")
     if not glob.has_magic(entry):
         hint = f"paths are relative to {project.resolve()}; correct dataset.source.paths"
         raise CorpusError("the path does not exist", where=entry, hint=hint)
@@ -267,4 +269,9 @@ def _hidden(path: Path) -> bool:
 def _name(path: Path, project: Path) -> str:
     # Not resolve(): a link is called what the user calls it.
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(project))  # noqa: PTH100
-    return (absolute.relative_to(base) if absolute.is_relative_to(base) else path).as_posix()
+    name = (absolute.relative_to(base) if absolute.is_relative_to(base) else path).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError("the name of the file is not UTF-8", where=ascii(name), hint="rename the file") from error
+    return name

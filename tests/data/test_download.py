@@ -286,3 +286,40 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path, url):
 def test_an_address_that_is_none_is_refused_at_once(tmp_path, url):
     with pytest.raises(CorpusError, match="the address is not valid"):
         get(url, tmp_path)
+
+
+def test_two_that_want_the_same_file_download_it_once(server, tmp_path):
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(get(server.url, tmp_path, sha256=SHA256))) for _ in range(4)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(got) == 4
+    assert set(got) == {got[0]}
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("/usr/bin/python: No module named pip", "pip is missing"),
+        (
+            "WARNING: Retrying after connection broken by 'NewConnectionError(...)'\nERROR: No matching distribution found",
+            "there is no network",
+        ),
+        ("ERROR: Could not find a version\nERROR: No matching distribution found for verses==1", "no such wheel"),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 30] Read-only file system",
+            "Read-only file system",
+        ),
+        ("", "no output"),
+    ],
+)
+def test_what_pip_says_becomes_one_sentence(output, message):
+    error = download._pip_failure("verses==1", output, None)
+
+    assert message in error.message
+    assert error.hint

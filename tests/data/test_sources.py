@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+import sys
 import zipfile
 
 import pytest
@@ -101,6 +102,21 @@ def test_a_path_that_leads_nowhere_is_named(project, path, message):
 
     assert caught.value.where == path
     assert caught.value.hint
+
+
+def test_a_path_that_is_neither_file_nor_folder_is_refused(project):
+    os.mkfifo(project / "pipe.txt")
+
+    with pytest.raises(CorpusError, match="neither a file nor a folder"):
+        read_files(paths=["pipe.txt"], project=project)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_a_file_name_that_is_not_utf8_is_refused(project):
+    (project / "texts" / os.fsdecode(b"na\xefve.txt")).write_text("x", encoding="utf-8")
+
+    with pytest.raises(CorpusError, match="name of the file is not UTF-8"):
+        read_files(paths=["texts"], project=project)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
