@@ -1,0 +1,187 @@
+"""What every stage does around its work."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ArtifactError, CorpusError, ExitCode, FoundryError
+from pipeline.paths import STAGES, status_file
+from pipeline.stages import door
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def spec(checkout, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(door, "die_with_parent", lambda: None)  # it is for good, and this process is pytest
+    return checkout / "specs" / "experiment.yaml"
+
+
+def ended(name: str, spec: Path, error: BaseException) -> tuple[int, dict]:
+    with pytest.raises(SystemExit) as caught, door.stage(name, spec):
+        raise error
+    return caught.value.code, json.loads(status_file(name).read_text(encoding="utf-8"))
+
+
+def test_a_stage_that_ends_well_says_so(spec):
+    with door.stage("corpus", spec) as read:
+        running = json.loads(status_file("corpus").read_text(encoding="utf-8"))
+
+    done = json.loads(status_file("corpus").read_text(encoding="utf-8"))
+    assert read.name == "shakespeare-tiny"
+    assert (running["phase"], running["code"], running["pid"]) == ("running", None, os.getpid())
+    assert (done["phase"], done["code"]) == ("done", 0)
+
+
+@pytest.mark.parametrize(("stage", "code"), list(zip(STAGES, range(2, 7), strict=True)))
+def test_a_stage_fails_with_its_own_code_even_for_a_damaged_input(spec, stage, code):
+    ending, status = ended(stage, spec, ArtifactError("the file is missing", where="x", hint="build it"))
+
+    assert ending == status["code"] == code
+    assert (status["message"], status["hint"]) == ("x: the file is missing", "build it")
+
+
+def test_a_wrong_spec_ends_with_1_before_any_work(spec, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("schema_version: 1\n")
+
+    with pytest.raises(SystemExit) as caught, door.stage("corpus", wrong):
+        pytest.fail("no work is done on a wrong spec")
+
+    assert caught.value.code == ExitCode.PREREQUISITES
+
+
+def test_ctrl_c_ends_with_130(spec):
+    code, status = ended("train", spec, KeyboardInterrupt())
+
+    assert (code, status["message"]) == (130, "stopped by Ctrl-C")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device", "f"), RuntimeError("write: No space left on device")]
+)
+def test_a_full_disk_is_called_that_whoever_reports_it(spec, error, capsys):
+    code, status = ended("train", spec, error)
+
+    assert code == 4
+    assert "the disk is full" in status["message"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_defect_is_shown_whole(spec, capsys):
+    code, status = ended("export", spec, ZeroDivisionError("division by zero"))
+
+    assert code == 6
+    assert "internal error: ZeroDivisionError" in status["message"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_message_is_printed_when_no_one_else_will(spec, capsys):
+    ended("corpus", spec, CorpusError("no text", hint="add some"))
+
+    assert capsys.readouterr().err == "error: no text\n  hint: add some\n"
+
+
+def test_foundry_run_prints_the_message_itself(spec, capsys, monkeypatch):
+    monkeypatch.setenv("FOUNDRY_RUN", "abc")
+
+    _, status = ended("corpus", spec, CorpusError("no text", hint="add some"))
+
+    assert status["run"] == "abc"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_status_that_cannot_be_written_does_not_hide_the_message(spec, capsys, monkeypatch):
+    monkeypatch.setenv("FOUNDRY_RUN", "abc")
+    Path(".work").touch()
+
+    with pytest.raises(SystemExit) as caught, door.stage("corpus", spec):
+        pytest.fail("no work is done when it cannot be followed")
+
+    assert caught.value.code == ExitCode.CORPUS
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+def test_a_stage_dies_with_its_parent(checkout, tmp_path):
+    mark = tmp_path / "pid"
+    child = (
+        "import time, os; from pipeline.stages import door; door.die_with_parent(); "
+        f"open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=checkout, start_new_session=True)
+    pid = int(_wait_for(mark))
+
+    process.kill()
+    process.wait()
+
+    assert _gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux's")
+def test_a_stage_whose_parent_died_before_it_could_ask_ends_by_itself(checkout, tmp_path):
+    out = tmp_path / "out"
+    child = (
+        "import sys, time; time.sleep(0.5); from pipeline.stages import door; door.die_with_parent(); "
+        "print('alive', file=sys.stderr)"
+    )
+    # The parent ends at once; init, or whoever adopts, is in another process group than the one DVC started.
+    parent = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], stderr=open({str(out)!r}, 'w'))"
+    )
+    environment = {**os.environ, "DVC_STAGE": "train"}
+    subprocess.run([sys.executable, "-c", parent], cwd=checkout, env=environment, start_new_session=True, check=True)
+
+    text = _wait_for(out, "\n")
+
+    assert text == "error: the process that started this stage has ended\n"
+
+
+def test_a_stage_names_the_wrong_python(checkout):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.stages.corpus"],
+        cwd=checkout,
+        env={**os.environ, "FOUNDRY_PREFIX": "/somewhere/else"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == ExitCode.PREREQUISITES
+    assert "this stage was started by" in done.stderr
+    assert "not to /somewhere/else" in done.stderr
+    assert "hint: " in done.stderr
+
+
+def test_errors_keep_their_own_code_outside_a_stage():
+    assert FoundryError("x").exit_code == ExitCode.PREREQUISITES
+
+
+def _wait_for(path: Path, text: str = "") -> str:
+    for _ in range(200):
+        if path.is_file() and (found := path.read_text()) and text in found:
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"{path} never came")
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True  # dead, and waiting for its adopter to notice
+        time.sleep(0.05)
+    return False
