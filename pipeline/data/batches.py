@@ -35,7 +35,7 @@ class Batches:
 
     Args:
         tokens: (N,) token ids of one split.
-        length: T, tokens of a window.
+        length: T, tokens of a window, at least 2.
         batch_size: B, windows of a batch.
         seed: of the order and the phase.
 
@@ -44,6 +44,7 @@ class Batches:
     """
 
     def __init__(self, tokens: NDArray[np.integer], *, length: int, batch_size: int, seed: int) -> None:
+        assert length >= 2, "a window of one token has no past to learn from"
         if len(tokens) < 2:
             raise ArtifactError("the training split has fewer than two tokens", hint="give it more text")
         self._tokens, self._length, self._size, self._seed = tokens, length, batch_size, seed

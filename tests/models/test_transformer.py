@@ -1,0 +1,133 @@
+"""The transformer: what it computes, what it must not see, how it starts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.models.transformer import Cache, Transformer, rotary_table, rotate
+
+pytestmark = pytest.mark.unit
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama, grouped queries": {"num_kv_heads": 2},
+    "llama, untied": {"tie_embeddings": False},
+    "gpt": {"model_type": "gpt"},
+    "gpt, one key head": {"model_type": "gpt", "num_kv_heads": 1},
+}
+
+
+def make(**changes: Any) -> Transformer:
+    torch.manual_seed(0)
+    arguments = {"vocab_size": 50, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "max_seq_len": 16}
+    return Transformer(**{**arguments, **changes}).eval()
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+def model(request: pytest.FixtureRequest) -> Transformer:
+    return make(**request.param)
+
+
+def test_a_token_sees_nothing_that_comes_after_it(model: Transformer) -> None:
+    ids = torch.randint(50, (2, 16))
+    changed = ids.clone()
+    changed[:, 9:] = torch.randint(50, (2, 7))
+
+    before, after = model(ids), model(changed)
+
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert not torch.equal(before[:, 9:], after[:, 9:])
+
+
+def test_a_token_sees_everything_that_comes_before_it(model: Transformer) -> None:
+    ids = torch.randint(50, (1, 16))
+    changed = ids.clone()
+    changed[0, 0] = (ids[0, 0] + 1) % 50
+
+    difference = (model(ids) - model(changed)).abs().amax(-1)
+
+    assert bool((difference > 0).all())
+
+
+def test_the_order_of_the_past_matters(model: Transformer) -> None:
+    ids = torch.arange(10)[None]
+    swapped = ids[:, [1, 0, *range(2, 10)]]
+
+    assert not torch.allclose(model(ids)[0, -1], model(swapped)[0, -1], atol=1e-6)
+
+
+def test_a_cache_changes_no_logit(model: Transformer) -> None:
+    ids = torch.randint(50, (3, 16))
+    whole = model(ids)
+
+    cache = Cache(model, batch_size=3)
+    pieces = [model(piece, cache) for piece in ids.split([5, 1, 1, 9], dim=1)]
+
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-6, rtol=1e-5)
+
+
+def test_sequences_of_a_batch_do_not_touch_each_other(model: Transformer) -> None:
+    ids = torch.randint(50, (4, 8))
+
+    torch.testing.assert_close(model(ids)[2], model(ids[2:3])[0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_first_loss_is_that_of_guessing(model: Transformer) -> None:
+    ids, targets = torch.randint(50, (8, 16)), torch.randint(50, (8, 16))
+
+    loss = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+    assert loss.item() == pytest.approx(math.log(50), abs=0.1)
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    cos, sin = rotary_table(32, 8, 10000.0, torch.device("cpu"))
+    q, k = torch.randn(8), torch.randn(8)
+
+    def dot(at: int, of: int) -> torch.Tensor:
+        return rotate(q, cos[at], sin[at]) @ rotate(k, cos[of], sin[of])
+
+    torch.testing.assert_close(dot(20, 17), dot(5, 2), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(dot(20, 17), dot(20, 16), atol=1e-3)
+
+
+def test_parameters_are_those_of_the_arithmetic() -> None:
+    def count(**changes: Any) -> int:
+        return sum(parameter.numel() for parameter in make(**changes).parameters())
+
+    v, d, layers, f, t = 50, 32, 2, 48, 16
+    norms = (2 * layers + 1) * d
+
+    assert count() == v * d + layers * (4 * d * d + 3 * d * f) + norms
+    assert count(num_kv_heads=2) == v * d + layers * (3 * d * d + 3 * d * f) + norms
+    assert count(tie_embeddings=False) == count() + v * d
+    assert count(model_type="gpt") == (v + t) * d + layers * (4 * d * d + 4 * d + 2 * d * f + f + d) + 2 * norms
+
+
+def test_training_flops_follow_the_weights_that_are_multiplied() -> None:
+    tied, untied = make(), make(tie_embeddings=False)
+
+    assert tied.flops_per_token() == untied.flops_per_token()
+    assert tied.flops_per_token() == 6 * sum(p.numel() for p in tied.parameters()) + 12 * 2 * 32 * 16
+
+
+def test_projections_into_the_residual_stream_start_smaller() -> None:
+    model = make(d_model=64, d_ff=256, num_layers=8)
+    attention, mlp = model.layers[0].self_attn, model.layers[0].mlp
+
+    assert attention.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert attention.o_proj.weight.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.1)
+    assert mlp.down_proj.weight.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.1)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = make(dropout=0.5)
+    ids = torch.randint(50, (1, 8))
+
+    assert torch.equal(model(ids), model(ids))
+    model.train()
+    assert not torch.equal(model(ids), model(ids))

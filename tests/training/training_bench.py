@@ -1,0 +1,125 @@
+"""A tiny model and everything the loop needs to train it, in this process."""
+
+from __future__ import annotations
+
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data.batches import Batches
+from pipeline.errors import FoundryError, Preempted
+from pipeline.files import sha256_bytes
+from pipeline.models.transformer import Transformer
+from pipeline.tasks.language_model import loss_sum, score
+from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
+from pipeline.training.loop import Event, Result, planned_steps, train
+from pipeline.training.optimizer import adamw, learning_rate_at
+
+
+class Bench:
+    """One training run that can be stopped, resumed and tampered with."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        settings = {
+            "batch_size": 4,
+            "accumulation": 2,
+            "epochs": 3,
+            "max_steps": None,
+            "dropout": 0.1,
+            "learning_rate": 3e-3,
+            "max_grad_norm": 1.0,
+            "eval_every_n_steps": None,
+            "patience": None,
+            "min_delta": 0.0,
+            "save_every_n_steps": 3,
+            "keep_last_n": 2,
+        }
+        self.folder = folder
+        self.settings = {**settings, **changes}
+        self.events: list[Event] = []
+        self.tokens = np.random.default_rng(7).integers(40, size=461).astype(np.uint16)
+        self.held_out = np.random.default_rng(8).integers(40, size=100).astype(np.uint16)
+
+    def start(self, checkpoint: Checkpoint | None = None, *, stop_at: int | None = None) -> Result:
+        """Run to the end, or until a stop after step `stop_at`."""
+        chosen = dict(self.settings)
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+        shape = {"vocab_size": 40, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "max_seq_len": 8}
+        self.model = Transformer(**shape, dropout=chosen.pop("dropout")).train()
+        self.batches = Batches(self.tokens, length=8, batch_size=chosen.pop("batch_size"), seed=5)
+        total = planned_steps(
+            batches_per_epoch=self.batches.per_epoch,
+            accumulation=chosen["accumulation"],
+            epochs=chosen.pop("epochs"),
+            max_steps=chosen.pop("max_steps"),
+        )
+        peak = chosen.pop("learning_rate")
+        self.optimizer = adamw(self.model, learning_rate=peak, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+        return train(
+            model=self.model,
+            optimizer=self.optimizer,
+            batches=self.batches,
+            loss_sum=partial(loss_sum, self.model),
+            learning_rate=partial(
+                learning_rate_at,
+                total_steps=total,
+                peak=peak,
+                schedule="cosine",
+                warmup_steps=2,
+                min_lr_ratio=0.1,
+                decay_ratio=0.2,
+            ),
+            evaluate=self.evaluate,
+            run_folder=self.folder,
+            checkpoint=checkpoint,
+            total_steps=total,
+            extra_state={},
+            emit=self.events.append,
+            stop=lambda: self._stop(stop_at),
+            started=time.monotonic(),
+            **chosen,
+        )
+
+    def resume(self, *, stop_at: int | None = None) -> Result:
+        """Go on from the newest checkpoint."""
+        checkpoint, problems = newest_checkpoint(self.folder)
+        assert checkpoint is not None, problems
+        return self.start(checkpoint, stop_at=stop_at)
+
+    def evaluate(self) -> float:
+        """Nats per held-out token."""
+        self.model.eval()
+        nats, scored = score(self.model, self.held_out, max_seq_len=8)
+        self.model.train()
+        return nats / scored
+
+    def identity(self, result: Result) -> dict[str, Any]:
+        """Everything that must be equal after an exact resume, as hashes and counters."""
+        moments = [t for p in self.model.parameters() for t in self.optimizer.state[p].values()]
+        progress = {key: value for key, value in vars(result.progress).items() if not key.endswith("seconds")}
+        assert result.best_weights is not None
+        return {
+            "weights": _digest(list(self.model.state_dict().values())),
+            "moments": _digest(moments),
+            "best": sha256_bytes(result.best_weights.read_bytes()),
+            "torch": _digest([torch.get_rng_state()]),
+            "python": random.random(),
+            "numpy": np.random.random(),  # noqa: NPY002
+            "next batch": _digest(list(self.batches.batch(result.progress.epoch, result.progress.cursor))),
+            "progress": progress,
+        }
+
+    def _stop(self, stop_at: int | None) -> FoundryError | None:
+        steps = [event.step for event in self.events if hasattr(event, "loss")]
+        return Preempted("asked to") if stop_at is not None and steps[-1] == stop_at else None
+
+
+def _digest(tensors: list[torch.Tensor]) -> str:
+    return sha256_bytes(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors))
