@@ -44,6 +44,11 @@ def test_a_setting_has_a_valid_default_or_is_required(keys, leaf):
         Draft202012Validator(leaf).validate(leaf["default"])
 
 
+@pytest.mark.parametrize(("keys", "leaf"), [case for case in LEAVES if "integer" in case.values[1]["type"]])
+def test_a_whole_number_has_limits(keys, leaf):
+    assert leaf.get("const") or leaf["minimum"] <= leaf["maximum"] < 2**63
+
+
 def test_mappings_are_closed_and_described():
     def walk(schema):
         yield schema

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _TRUE = ("yes", "on", "y")  # YAML 1.1 took these for booleans, YAML 1.2 takes them for text
 _FALSE = ("no", "off", "n")
-_MOST_SLIPS = 100  # unknown keys of one mapping for which a suggestion is looked for
 _NONE = ("none", "nil", "nan", "")
+_MOST_SLIPS = 100  # unknown keys of one mapping for which a suggestion is looked for
 
 
 def check(document: Document) -> list[Problem]:
@@ -82,7 +82,7 @@ def _strange_keys(miss: _Miss) -> Iterator[tuple[str, Suggestion | None]]:
     if miss.keyword == "additionalProperties":
         strange = [name for name in miss.value if name not in miss.schema["properties"]]
         for count, name in enumerate(strange):
-            # Past that many, the file is not a spec with slips in it, and looking for each would take minutes.
+            # Past that many, the file is not a spec with slips in it, and looking for each would take long.
             yield name, suggest_key(name, miss.keys, miss.value) if count < _MOST_SLIPS else None
 
 

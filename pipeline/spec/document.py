@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import yaml
 from pipeline.spec.diagnose import Problem, SpecError
 from pipeline.spec.nearest import closest
 
-Keys = tuple[Any, ...]  # names, and numbers of list items: the way to a value: ("dataset", "source", "members", 0)
+Keys = tuple[Any, ...]  # the way to a value, through names and numbers of items: ("dataset", "source", "members", 0)
 
 MAX_BYTES = 1_000_000  # a spec is a few kilobytes; what is larger is another kind of file
 MAX_DEPTH = 16  # the schema needs 4
@@ -71,7 +71,6 @@ _SYNTAX = (
     ("expected ',' or ']'", "a list that starts with `[` is not closed, or a comma is missing", "close it with `]`"),
     ("expected ',' or '}'", "a mapping that starts with `{` is not closed, or a comma is missing", "close it with `}`"),
     ("found unexpected end of stream", "text in quotes is not closed", "close the quotes"),
-    ("found undefined alias", "this alias names no anchor above it", "write the value out"),
     ("cannot start any token", "this character cannot start a value", "put the text in quotes"),
     ("found unknown escape character", "no such escape in double quotes", "write `\\\\` for one backslash"),
 )
@@ -211,18 +210,23 @@ class _Reader:
     def __init__(self, document: Document, text: str) -> None:
         self.document = document
         self.text = text
-        self.events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
         self.anchors: dict[str, _Node | None] = {}  # None: its value is still being read
         self.aliases = 0
         self.values = 0
 
     def read(self) -> None:
         try:
+            self.loader = yaml.SafeLoader(self.text)
             root = self._root()
+        except SpecError:
+            raise
         except yaml.reader.ReaderError as error:
             raise self._unreadable(error) from None
         except yaml.MarkedYAMLError as error:
             raise self._invalid(error) from None
+        except (ValueError, OverflowError) as error:  # from chr() and int() on escapes and versions out of range
+            mark = self.loader.get_mark()
+            raise self._fatal("E0104", str(error), Place(mark.line + 1, mark.column + 1, 1)) from None
         if not isinstance(root.value, dict):
             found = "a list" if isinstance(root.value, list) else "a single value"
             message = f"a spec is a mapping of sections, but this file holds {found}"
@@ -231,7 +235,7 @@ class _Reader:
 
     def _root(self) -> _Node:
         root = None
-        for event in self.events:
+        while (event := self._next()) is not None:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
                     hint = "keep one spec in a file"
@@ -241,6 +245,9 @@ class _Reader:
         if root is None or (root.value is None and not root.text):
             raise self._fatal("E0105", "the file holds no values", None, hint="start from specs/experiment.yaml")
         return root
+
+    def _next(self) -> Any:
+        return self.loader.get_event()  # type: ignore[no-untyped-call] # None at the end
 
     def _node(self, event: Any, keys: Keys) -> _Node:
         place = _place(event)
@@ -271,18 +278,18 @@ class _Reader:
 
     def _sequence(self, keys: Keys) -> list[_Node]:
         items: list[_Node] = []
-        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             items.append(self._node(event, (*keys, len(items))))
         return items
 
     def _mapping(self, keys: Keys) -> _Mapping:
         entries: _Mapping = {}
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._node(event, (*keys, "?"))
             name = key.value if isinstance(key.value, str) else key.text
             here = (*keys, name or "?")
-            node = self._node(next(self.events), here)
-            if name == "<<" and event.style is None:
+            node = self._node(self._next(), here)
+            if name == "<<" and isinstance(event, yaml.ScalarEvent) and event.style is None:
                 hint = "write the keys out: a spec says everything where it stands"
                 self._note(
                     "E0111", "the merge key `<<` is not part of YAML 1.2", key.place, path=dotted(here), hint=hint
@@ -325,7 +332,10 @@ class _Reader:
         self.aliases += 1
         if self.aliases > MAX_ALIASES:
             raise self._fatal("E0112", f"more than {MAX_ALIASES} aliases, which no spec needs", place)
-        node = self.anchors.get(name)
+        if name not in self.anchors:
+            hint = f"write the value out, or mark what it repeats with &{name}"
+            raise self._fatal("E0104", f"the alias `*{name}` repeats nothing that stands above", place, hint=hint)
+        node = self.anchors[name]
         if node is None:
             raise self._fatal("E0104", f"the alias `*{name}` stands inside the value it repeats", place)
         return node
@@ -342,8 +352,7 @@ class _Reader:
             values = {}
             for name, (place, child) in node.value.items():
                 document.keys[*keys, name] = place
-                value = self._expand(child, (*keys, name))
-                values[name] = value
+                values[name] = self._expand(child, (*keys, name))
             return values
         document.texts[keys] = node.text or ""
         return node.value
@@ -386,8 +395,11 @@ def _place(event: Any) -> Place:
 
 def _nearby(path: Path) -> str:
     folder = path.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    near = closest(path.name, [name for name in names if name.endswith((".yaml", ".yml", ".json"))])
-    if near:
-        return f"did you mean {folder / near}?"
-    return "" if folder.is_dir() else f"there is no folder {folder} here; run from the project folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder} here; run from the project folder"
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in (".yaml", ".yml", ".json"))
+    except OSError:  # a folder that may be entered but not listed
+        return ""
+    near = closest(path.name, names)
+    return f"did you mean {folder / near}?" if near else ""

@@ -181,6 +181,12 @@ UNREAD = (
         lambda patience: patience is None,
         "early_stopping_patience is null",
     ),
+    Unread(
+        "training.early_stopping_patience",
+        "dataset.validation_split",
+        lambda share: share == 0,
+        "there is no validation split to watch",
+    ),
     Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "only `llama` has rotary positions"),
     Unread("dataset.split_seed", "dataset.split_method", lambda method: method == "contiguous", "nothing is drawn"),
     Unread(

@@ -154,6 +154,22 @@ def test_an_empty_document_is_refused(raw):
     assert refusal(raw).code == "E0105"
 
 
+@pytest.mark.parametrize("raw", [b'a: "\\UFFFFFFFF"', b'a: "\\U00110000"', b"%YAML 1." + b"1" * 5000 + b"\n---\na: 1"])
+def test_a_number_out_of_range_inside_the_syntax_is_a_syntax_error(raw):
+    assert refusal(raw).code == "E0104"
+
+
+def test_an_alias_can_be_a_key_even_one_that_looks_like_a_merge():
+    document = parse_document(b"a: &x '<<'\n*x : 1\n", "x.yaml")
+
+    assert document.values == {"a": "<<", "<<": 1}
+
+
+def test_an_alias_of_nothing_and_one_of_itself_are_told_apart():
+    assert "repeats nothing" in refusal(b"a: *x").message
+    assert "inside the value it repeats" in refusal(b"a: &x [*x]").message
+
+
 def test_a_control_character_is_named_with_its_place():
     problem = refusal(b"a: 1\nb: x\x07y\n")
 

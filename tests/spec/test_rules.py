@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.spec import parse_spec
 from pipeline.spec.diagnose import CODES
 from pipeline.spec.rules import RULES, UNREAD
 from pipeline.spec.schema import schema_at
@@ -105,3 +106,14 @@ def test_an_unusual_value_is_a_warning(spec_of):
 
 def test_an_idle_setting_at_its_default_is_no_warning(spec_of):
     assert spec_of("scheduler: {warmup_steps: 1, warmup_ratio: 0.05, decay_ratio: 0.2}").warnings == ()
+
+
+def test_early_stopping_without_a_validation_split_is_a_warning():
+    dataset = "dataset: {source: {kind: files, paths: [a]}, validation_split: 0, test_split: 0.1}"
+    text = (
+        f"schema_version: 1\nname: x\n{dataset}\nvalidation: {{split: test}}\ntraining: {{early_stopping_patience: 3}}"
+    )
+
+    [warning] = parse_spec(text.encode(), "x.yaml").warnings
+
+    assert (warning.path, warning.line) == ("training.early_stopping_patience", 5)
