@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ExportError, FoundryError
+from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.checks import Check, Outcome, Subject, checks_for
 from pipeline.export.formats import FORMATS, REBUILD
 from pipeline.files import MANIFEST, read_json
 from pipeline.models.store import load_model
 
 REPORT_FORMAT = 1
-_UNKNOWN = "-"
 _STATUS_WORD = {"passed": "✅ passed", "warning": "⚠️ warning", "failed": "❌ failed"}
 
 
@@ -64,7 +63,7 @@ def run_check(check: Check, subject: Subject) -> dict[str, Any]:
     started = time.monotonic()
     try:
         outcome = check.run(subject)
-    except FoundryError as error:
+    except (ArtifactError, ExportError) as error:  # not every FoundryError: a request to stop must stop
         outcome = Outcome("failed", str(error), advice=error.hint or f"build it again with: {REBUILD}")
     return {
         "check_name": check.name,
@@ -103,6 +102,7 @@ def report(results: Sequence[dict[str, Any]], *, model_name: str) -> dict[str, A
             "torch": version("torch"),
             "onnxruntime": version("onnxruntime"),
         },
+        "formats": _formats(results),
         "checks": [{key: value for key, value in result.items() if key != "advice"} for result in results],
         "recommendations": list(advice),
     }
@@ -139,7 +139,7 @@ def markdown(health: dict[str, Any]) -> str:
             f"torch {environment['torch']}, ONNX Runtime {environment['onnxruntime']}."
         ),
         "",
-        *_format_table(health["checks"]),
+        *_format_table(health["formats"]),
         "## Checks",
         "",
         *_table(
@@ -160,32 +160,50 @@ def markdown(health: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _format_table(checks: list[dict[str, Any]]) -> list[str]:
-    """A table of the formats whose figures were all measured, or nothing."""
-    details = {check["check_name"]: check["details"] for check in checks}
-    rows = [_format_row(name, details) for name in FORMATS if details.get(f"{name}_performance")]
-    if not rows:
+def _formats(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures of each checked format that people compare; None where a check did not get that far."""
+    details = {result["check_name"]: result["details"] for result in results}
+    return {
+        name: {
+            "size_mb": details[f"{name}_validation"].get("size_mb"),
+            "max_abs_diff": details[f"{name}_numerical_consistency"].get("max_abs_diff"),
+            "greedy_tokens": details[f"{name}_generation_consistency"].get("tokens"),
+            "greedy_tokens_equal": details[f"{name}_generation_consistency"].get("equal"),
+            **_latency(details[f"{name}_performance"]),
+        }
+        for name in FORMATS
+        if f"{name}_validation" in details
+    }
+
+
+def _latency(details: dict[str, Any]) -> dict[str, Any]:
+    longest = details["lengths"][-1] if details else {}
+    return {key: longest.get(key) for key in ("length", "p50_ms", "p95_ms", "pytorch_p50_ms", "speedup")}
+
+
+_FORMAT_COLUMNS = {
+    "MB": "size_mb",
+    "Largest difference of a logit": "max_abs_diff",
+    "Greedy tokens": "greedy_tokens",
+    "Equal": "greedy_tokens_equal",
+    "Latency at length": "length",
+    "p50 ms": "p50_ms",
+    "p95 ms": "p95_ms",
+    "PyTorch p50 ms": "pytorch_p50_ms",
+    "Times as fast": "speedup",
+}
+
+
+def _format_table(formats: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of figures for each format, or nothing where there are none."""
+    if not formats:
         return []
-    head = ("Format", "MB", "Largest difference", "Greedy tokens equal", "Tokens", "p50 ms", "p95 ms", "PyTorch p50 ms")
-    return ["## Formats", "", *_table((*head, "Times as fast"), rows), ""]
+    rows = ((name, *(_cell(figures[key]) for key in _FORMAT_COLUMNS.values())) for name, figures in formats.items())
+    return ["## Formats", "", *_table(("Format", *_FORMAT_COLUMNS), rows), ""]
 
 
-def _format_row(name: str, details: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    size = details[f"{name}_validation"].get("size_mb")
-    difference = details[f"{name}_numerical_consistency"].get("max_abs_diff")
-    greedy = details[f"{name}_generation_consistency"]
-    longest = details[f"{name}_performance"]["lengths"][-1]
-    return (
-        name,
-        _UNKNOWN if size is None else f"{size:.2f}",
-        _UNKNOWN if difference is None else f"{difference:.2g}",
-        f"{greedy['equal']} of {greedy['tokens']}" if greedy else _UNKNOWN,
-        str(longest["length"]),
-        f"{longest['p50_ms']:.2f}",
-        f"{longest['p95_ms']:.2f}",
-        f"{longest['pytorch_p50_ms']:.2f}",
-        f"{longest['speedup']:.2f}",
-    )
+def _cell(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:

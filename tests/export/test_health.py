@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from pipeline import paths
-from pipeline.errors import ArtifactError, ExportError
+from pipeline.errors import ArtifactError, ExportError, Interrupted, Preempted
 from pipeline.export.checks import Check, Outcome, Subject, _figures, checks_for
 from pipeline.export.compare import Latency
 from pipeline.export.formats import FORMATS
@@ -80,9 +80,9 @@ def test_the_report_holds_the_contracted_checks(health):
 def test_every_format_says_how_far_it_is_from_the_model_on_every_shape(health):
     for name in FORMATS:
         details = next(c["details"] for c in health["checks"] if c["check_name"] == f"{name}_numerical_consistency")
-        assert details["max_abs_diff"] == max(shape["max_abs_diff"] for shape in details["shapes"])
-        assert {shape["batch"] for shape in details["shapes"]} == {1, 2, 7}
-        assert {shape["length"] for shape in details["shapes"]} >= {1, 2, 13, 24}
+        found = details["max_abs_diff_by_shape"]
+        assert details["max_abs_diff"] == max(found.values())
+        assert found.keys() == {f"{batch}x{length}" for batch in (1, 2, 7) for length in (1, 2, 12, 13, 24)}
 
 
 def test_a_flipped_byte_in_an_export_turns_the_report_red_and_names_the_file(copied, model_folder, resign):
@@ -252,6 +252,26 @@ def test_a_check_that_raises_for_the_user_is_a_failed_check(make_model, model_fo
     assert (result["status"], result["message"], result["advice"]) == ("failed", "x.onnx: gone", "make it again")
 
 
+@pytest.mark.parametrize("stop", [Preempted, Interrupted, KeyboardInterrupt])
+def test_a_request_to_stop_is_not_a_failed_check(stop, make_model, model_folder):
+    def stopped(_subject):
+        raise stop("now")
+
+    with _subject(make_model(), model_folder) as subject, pytest.raises(stop):
+        run_check(Check("stopped", stopped), subject)
+
+
+def test_a_format_that_could_not_be_measured_is_shown_as_such():
+    found = _results("failed", "failed", "failed", "failed")
+    kinds = ("validation", "numerical_consistency", "generation_consistency", "performance")
+    named = [{**one, "check_name": f"onnx_{kind}"} for one, kind in zip(found, kinds, strict=True)]
+
+    health = report(named, model_name="m")
+
+    assert set(health["formats"]["onnx"].values()) == {None}
+    assert "| onnx | not measured |" in markdown(health)
+
+
 def test_a_check_that_passes_says_what_it_found(make_model, model_folder):
     with _subject(make_model(), model_folder) as subject:
         result = run_check(Check("fine", lambda _: Outcome("passed", "all well", {"n": 1})), subject)
@@ -278,8 +298,8 @@ def test_the_page_for_people_shows_verdict_formats_and_every_check(health):
 
 def test_the_page_of_a_red_report_says_what_to_do(health):
     red = copy.deepcopy(health)
-    red["checks"] = [{**check, "details": {}, "status": "failed", "message": "a | b"} for check in red["checks"]]
-    red |= {"all_passed": False, "recommendations": ["build it again"]}
+    red["checks"] = [{**check, "status": "failed", "message": "a | b"} for check in red["checks"]]
+    red |= {"formats": {}, "all_passed": False, "recommendations": ["build it again"]}
 
     page = markdown(red)
 
