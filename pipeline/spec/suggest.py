@@ -28,27 +28,15 @@ def suggest_key(name: str, section: Keys, values: Mapping[str, Any]) -> Suggesti
     """What an unknown key was probably meant to be.
 
     In this order: the same name in another section, another tool's name for a key of this section, a slip of a key of
-    this section, another tool's name for a key elsewhere, a slip of a key elsewhere.
+    this section, the same name deeper inside a section, another tool's name for a key elsewhere, a slip of a key
+    elsewhere.
 
     Args:
         name: the unknown key.
         section: the mapping that it stands in.
         values: what else stands there.
     """
-    plain = name.lower().replace("-", "_").rpartition(".")[2]
-    if homes := _homes().get(plain):
-        return Suggestion(homes[0], exact=plain == name)
-    foreign = [tuple(target.split(".")) for target in NAMES.get(plain, ())]
-    for keys in foreign:
-        if keys[:-1] == section:
-            return Suggestion(keys)
-    if found := closest(plain, branch(schema_at(section), values), taken=values):
-        return Suggestion((*section, found))
-    if foreign:
-        return Suggestion(foreign[0])
-    if found := closest(plain, _homes()):
-        return Suggestion(_homes()[found][0])
-    return None
+    return next(_guesses(name, section, values), None)
 
 
 def suggest_value(path: str, value: Any, choices: list[Any]) -> str | None:
@@ -59,6 +47,21 @@ def suggest_value(path: str, value: Any, choices: list[Any]) -> str | None:
     named = {str(choice): choice for choice in choices if choice is not None}
     found = closest(text, named)
     return None if found is None else spelled(named[found])
+
+
+def _guesses(name: str, section: Keys, values: Mapping[str, Any]) -> Iterator[Suggestion]:
+    plain = name.lower().replace("-", "_").rpartition(".")[2]
+    same = [Suggestion(keys, exact=plain == name) for keys in _homes().get(plain, ())]
+    foreign = [Suggestion(tuple(target.split("."))) for target in NAMES.get(plain, ())]
+    # Names of sections and of settings directly in one are unique; those deeper inside (`format`, `url`) are common.
+    yield from (found for found in same if len(found.keys) <= 2)
+    yield from (found for found in foreign if found.keys[:-1] == section)
+    if slip := closest(plain, branch(schema_at(section), values), taken=values):
+        yield Suggestion((*section, slip))
+    yield from same
+    yield from foreign
+    if slip := closest(plain, _homes()):
+        yield Suggestion(_homes()[slip][0])
 
 
 @cache

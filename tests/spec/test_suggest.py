@@ -59,6 +59,8 @@ def test_every_value_of_another_tool_leads_to_a_choice_that_exists():
         ("learning_rat", "model", "training.learning_rate"),
         ("trainning", "", "training"),
         ("data", "", "dataset"),
+        ("format", "export", "export.formats"),
+        ("strip_markdown", "dataset", "dataset.cleaning.strip_markdown"),
     ],
 )
 def test_a_key_is_understood(name, section, meant):
