@@ -35,7 +35,7 @@ plots: $(READY) ## Draw the curves of the last run into artifacts/plots/index.ht
 	foundry plots
 
 bench: $(READY) ## Measure training, tokenizer and inference speed on this machine
-	python -m pipeline.bench
+	python tests/bench/run.py
 
 clean: ## Remove the environment, results and caches; the DVC cache and reports stay
 	rm -rf .venv .work artifacts dvc_plots dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
