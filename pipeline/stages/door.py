@@ -23,6 +23,8 @@ from pipeline.paths import status_file
 from pipeline.spec import Spec, SpecError, load_spec
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# What torch says, on the processor and on a graphics card.
+_OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _PARENT_AT_START = os.getppid()
 
 
@@ -47,8 +49,8 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
     except OSError as error:
         _fail(name, _explain(error), started)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect of ours, shown whole
-        if os.strerror(errno.ENOSPC) in str(error):  # torch and safetensors report a full disk in errors of their own
-            _fail(name, _explain(OSError(errno.ENOSPC, str(error))), started)
+        if (known := _recognise(error)) is not None:
+            _fail(name, known, started)
         traceback.print_exc()
         hint = "this is a defect of Model Foundry; please report it with the lines above"
         _fail(name, FoundryError(f"internal error: {type(error).__name__}: {error}", hint=hint), started)
@@ -91,6 +93,17 @@ def exit_code(name: str, error: FoundryError) -> ExitCode:
 def _preempt(_signal: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: a second must not cut off what the first began
     raise Preempted("stopped by SIGTERM", hint="run the same command again to go on")
+
+
+def _recognise(error: Exception) -> FoundryError | None:
+    """A full disk and exhausted memory, which libraries report in errors of their own."""
+    text = str(error).lower()
+    if os.strerror(errno.ENOSPC).lower() in text:
+        return _explain(OSError(errno.ENOSPC, text))
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in _OUT_OF_MEMORY):
+        hint = "make training.batch_size, model.max_seq_len or the model smaller, or end other programs"
+        return FoundryError("there is not enough memory", hint=hint)
+    return None
 
 
 def _explain(error: OSError) -> FoundryError:

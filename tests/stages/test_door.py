@@ -77,6 +77,22 @@ def test_a_full_disk_is_called_that_whoever_reports_it(spec, error, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 25600000000 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_exhausted_memory_is_called_that_whoever_reports_it(spec, error, capsys):
+    code, status = ended("train", spec, error)
+
+    assert (code, status["message"]) == (4, "there is not enough memory")
+    assert "training.batch_size" in status["hint"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_a_defect_is_shown_whole(spec, capsys):
     code, status = ended("export", spec, ZeroDivisionError("division by zero"))
 
