@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from pipeline.errors import FoundryError
-from pipeline.paths import ARTIFACTS
+from pipeline.paths import ARTIFACTS, REPORTS
 
 PAGE = ARTIFACTS / "plots" / "index.html"
 _SCRIPTS = Path(".dvc/plots-offline")
@@ -18,15 +18,23 @@ _SCRIPT = re.compile(r'<script src="[^"]*/([\w.-]+\.js)"></script>')
 
 @click.command(short_help="Draw the curves of a run into one HTML page.")
 @click.argument("revs", nargs=-1)
-def command(revs: tuple[str, ...]) -> None:
+@click.option("--image", type=click.Path(path_type=Path), help="Draw the last run into this .svg, .png or .pdf.")
+def command(revs: tuple[str, ...], image: Path | None) -> None:
     """Draw loss, learning rate, gradient norm and throughput of the last run into one HTML file.
 
     With REVS (commits, branches, experiments) their curves are drawn beside those of this folder. The page holds
     all that it needs: it opens without a network and can be sent to anyone.
     """
     from pipeline.commands.ask_dvc import ask
+    from pipeline.commands.curves import draw_curves
     from pipeline.files import write_atomic
 
+    if image is not None:
+        if revs:
+            raise click.UsageError("--image draws the last run alone; leave out either it or REVS")
+        draw_curves(REPORTS / "history.csv", image)
+        click.echo(image)
+        return
     verb = ["diff", *revs, "workspace"] if revs else ["show"]
     ARTIFACTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ARTIFACTS, prefix=".plots-") as scratch:

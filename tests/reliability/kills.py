@@ -1,0 +1,178 @@
+"""Kill real training runs and prove that nothing can be told from the result.
+
+    python tests/reliability/kills.py [--project DIR] [--group-kills 5] [--dvc-kills 2] [--seed 0]
+
+Two fresh clones of a project: in one `foundry run` is left alone, in the other it is killed (SIGKILL) at random
+instants of training, started again each time, and ends when no kill is left. Both must end with the same weights, bit
+for bit, and at no moment may there be two trainers. Kills hit the train stage's whole process group (DVC with it), then
+DVC alone. Prints one JSON object; exits 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WEIGHTS = ("model.safetensors", "final.safetensors")
+_START_SECONDS = 300  # the longest that a run may take to reach training
+
+
+class Watch(threading.Thread):
+    """Counts the trainers of one project, many times a second."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._ended = folder, threading.Event()
+        self.most = self.looks = 0
+
+    def run(self) -> None:
+        while not self._ended.wait(0.02):
+            self.looks += 1
+            self.most = max(self.most, len(trainers(self._folder)))
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def trainers(folder: Path) -> list[psutil.Process]:
+    """The living train stages that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if (
+                "pipeline.stages.train" in line
+                and process.status() != psutil.STATUS_ZOMBIE
+                and process.cwd() == str(folder)
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended while we looked
+    return found
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start `foundry run` in a folder, as a user would."""
+    log = (folder.parent / f"{folder.name}.log").open("a")
+    command = [sys.executable, "-m", "pipeline", "run"]
+    return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def finish(folder: Path) -> float:
+    """Run to the end; seconds it took."""
+    began = time.monotonic()
+    code = start(folder).wait()
+    if code != 0:
+        log = (folder.parent / f"{folder.name}.log").read_text()
+        raise SystemExit(f"foundry run ended with {code}:\n{log[-3000:]}")
+    return time.monotonic() - began
+
+
+def wait_for_trainer(folder: Path, run: subprocess.Popen[str]) -> psutil.Process | None:
+    """The train stage once it is there; None if the run ends before."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if found := trainers(folder):
+            return found[0]
+        if run.poll() is not None:
+            return None
+        time.sleep(0.02)
+    raise SystemExit("training never began")
+
+
+def kill(folder: Path, *, what: str, within: float, rng: random.Random) -> dict[str, Any] | None:
+    """Start a run and kill it at a random instant of training; None if it was done before that."""
+    run = start(folder)
+    trainer = wait_for_trainer(folder, run)
+    if trainer is None:
+        return None
+    instant = rng.uniform(0, within)
+    try:
+        run.wait(timeout=instant)
+    except subprocess.TimeoutExpired:
+        pass
+    else:
+        return None
+    if what == "group":
+        os.killpg(os.getpgid(trainer.pid), signal.SIGKILL)
+    else:
+        dvc = trainer.parent()
+        while dvc is not None and not any("dvc" in word for word in dvc.cmdline()):
+            dvc = dvc.parent()
+        if dvc is None:
+            raise SystemExit(f"no dvc above {trainer}")
+        dvc.kill()
+    saved = sorted(path.name for path in (folder / ".work").glob("runs/*/checkpoint-*"))
+    return {"killed": what, "after_seconds": round(instant, 2), "exit_code": run.wait(), "newest": saved[-1:]}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights."""
+    return {name: hashlib.sha256((folder / "artifacts/model" / name).read_bytes()).hexdigest() for name in WEIGHTS}
+
+
+def prove(project: Path, *, group_kills: int, dvc_kills: int, seed: int) -> dict[str, Any]:
+    """Run the whole proof; see the top of the file."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        straight, killed = Path(scratch).resolve() / "straight", Path(scratch).resolve() / "killed"
+        for clone in (straight, killed):
+            subprocess.run(["git", "clone", "--quiet", str(project), str(clone)], check=True)
+        finish(straight)
+        metrics = json.loads((straight / "reports/training_metrics.json").read_text())
+        seconds = metrics["final_metrics"]["training_seconds"]
+        plan = ["group"] * group_kills + ["dvc"] * dvc_kills
+        rng.shuffle(plan)
+        watch = Watch(killed)
+        watch.start()
+        kills = []
+        for number, what in enumerate(plan):
+            done = kill(killed, what=what, within=seconds / len(plan), rng=rng)
+            if done is None:
+                raise SystemExit(f"training was over before kill {number + 1}: take fewer kills")
+            kills.append(done)
+        finish(killed)
+        watch.stop()
+        return {
+            "steps": metrics["final_metrics"]["total_steps"],
+            "training_seconds": seconds,
+            "execution": metrics["execution"],
+            "kills": kills,
+            "weights": {"straight": hashes(straight), "killed": hashes(killed)},
+            "equal": hashes(straight) == hashes(killed),
+            "most_trainers_at_once": watch.most,
+            "looks": watch.looks,
+        }
+
+
+def main() -> None:
+    """Read the command line, run the proof, print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--project", type=Path, default=Path(), help="a git checkout of a project (default: here)")
+    parser.add_argument("--group-kills", type=int, default=5, help="kills of the train stage's process group")
+    parser.add_argument("--dvc-kills", type=int, default=2, help="kills of DVC alone")
+    parser.add_argument("--seed", type=int, default=0, help="of the random instants")
+    chosen = parser.parse_args()
+    proof = prove(
+        chosen.project.resolve(), group_kills=chosen.group_kills, dvc_kills=chosen.dvc_kills, seed=chosen.seed
+    )
+    print(json.dumps(proof, indent=2))
+    sys.exit(not (proof["equal"] and proof["most_trainers_at_once"] == 1))
+
+
+if __name__ == "__main__":
+    main()
