@@ -39,7 +39,7 @@ _FULL = {
     "command_repeats": 7,
     "latency_rounds": 5,
     "latency_runs": 20,
-    "matmul_sizes": [1024, 2048, 4096],
+    "matmul_sizes": [1024, 2048],
     "matmul_seconds": 0.7,  # of each shape and type; the best counts
     "text_bytes": 4_000_000,
     "train_tokens": 2_000_000,  # when there is no encoded corpus
