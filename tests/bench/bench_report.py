@@ -82,7 +82,9 @@ def _measured(results: dict[str, Any]) -> str:
     found = results["machine"]
     load = results["load_before"]
     line = f"Measured {found['date']}, {found['cores']} cores, load average {load:.2f} at the start."
-    # The run itself adds its own threads; what was there before it is what disturbs.
+    if results["quick"]:
+        return f"{line} **A quick run, to try the command: the figures mean nothing.**"
+    # The run adds threads of its own; what was there before it is what disturbs.
     return f"{line} **The machine was busy with other work: take these figures as rough.**" if load > 0.5 else line
 
 

@@ -178,7 +178,8 @@ _AS_IN_TRAINING = ("training", "step")
 def measure(parts: list[str], *, quick: bool) -> dict[str, Any]:
     """Measure some parts, one after the other, and describe the machine."""
     began = time.monotonic()
-    results: dict[str, Any] = {"machine": bench_report.machine(), "load_before": os.getloadavg()[0], "parts": {}}
+    results: dict[str, Any] = {"machine": bench_report.machine(), "load_before": os.getloadavg()[0]}
+    results |= {"quick": quick, "parts": {}}
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
         settings = settings_of(load_spec(paths.SPECS / "experiment.yaml"), Path(scratch), quick=quick)
         # As in the train stage: waiting threads sleep. Kernels are compiled anew, and kept for the next part.
@@ -208,8 +209,14 @@ def measure(parts: list[str], *, quick: bool) -> dict[str, Any]:
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes, to try the command: figures mean nothing.")
 def main(parts: tuple[str, ...], json_path: Path | None, document: Path | None, quick: bool) -> None:
     """Run the command."""
+    chosen = list(parts or PARTS)
+    if document is not None:
+        try:  # before the minutes of measuring, not after them
+            bench_report.insert(document.read_text(encoding="utf-8"), dict.fromkeys(["machine", *chosen], ""))
+        except ValueError as error:
+            raise click.UsageError(f"{document}: {error}") from error
     try:
-        results = measure(list(parts or PARTS), quick=quick)
+        results = measure(chosen, quick=quick)
     except WorkFailedError as error:
         console.say(f"error: {error}")
         sys.exit(1)

@@ -168,6 +168,16 @@ def test_the_document_has_a_place_for_every_part(checkout):
     assert written.count("\nhere\n") == 1 + len(run.PARTS)
 
 
+def test_a_document_that_cannot_take_the_tables_is_refused_before_anything_is_measured(tmp_path):
+    document = tmp_path / "notes.md"
+    document.write_text("no marks", encoding="utf-8")
+
+    done = CliRunner().invoke(run.main, ["--write", str(document)])
+
+    assert done.exit_code == 2
+    assert "<!-- bench:machine -->" in done.output
+
+
 @pytest.mark.e2e
 def test_the_command_measures_prints_and_writes_the_document(tmp_path, checkout):
     document, figures = tmp_path / "performance.md", tmp_path / "figures.json"
@@ -187,4 +197,4 @@ def test_the_command_measures_prints_and_writes_the_document(tmp_path, checkout)
         ceiling = training["matmul_gflops"]["float32" if row["precision"] == "32-true" else "bfloat16"]["best"] * 1e9
         assert row["utilization"] == pytest.approx(row["tokens_per_second"] * training["flops_per_token"] / ceiling)
     written = document.read_text(encoding="utf-8")
-    assert all(name in done.stdout and name in written for name in (*MACHINE_ROWS, "plain loop"))
+    assert all(name in done.stdout and name in written for name in (*MACHINE_ROWS, "plain loop", "A quick run"))
