@@ -105,7 +105,7 @@ def test_a_stage_depends_on_exactly_its_inputs_and_its_code(pipeline_file, stage
 def test_a_stage_runs_its_module_and_makes_its_folder(pipeline_file, stage):
     declared = pipeline_file["stages"][stage]
 
-    assert declared["cmd"] == f"python -m pipeline.stages.{stage} --spec {SPEC}"
+    assert declared["cmd"] == f"exec python -m pipeline.stages.{stage} --spec {SPEC}"
     # Alone: another output without a cache would switch the run cache off for the stage.
     assert declared["outs"] == [OUTPUT_OF[stage].as_posix()]
 

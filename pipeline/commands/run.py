@@ -126,7 +126,7 @@ def supervise(plan: Plan, *, run: str) -> None:
         "PATH": f"{environment_bin()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "FOUNDRY_RUN": run,
         "FOUNDRY_PREFIX": sys.prefix,
-        # DVC starts stages in $SHELL. This one replaces itself with the stage, so that none stands between the two.
+        # DVC starts stages in $SHELL, which a service account may have set to a program that runs nothing.
         "SHELL": "/bin/sh",
     }
     arguments = [sys.executable, "-m", "pipeline.commands.repro", json.dumps(request)]
