@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_WARM_UP_STEPS = 2  # of each round, not counted: the caches still hold what ran before
+_WARM_UP_STEPS = 1  # of each round, not counted: the caches still hold what ran before
 _PATIENCE = 30.0  # seconds for a child to end once nothing more is asked
 _HERE = Path(__file__).resolve().parent
 

@@ -118,15 +118,15 @@ def test_the_plain_model_computes_a_loss_near_that_of_guessing(settings):
     assert abs(loss.item() - torch.tensor(float(vocabulary)).log().item()) < 0.3
 
 
-def test_a_clock_measures_each_round_and_skips_its_first_steps():
+def test_a_clock_measures_each_round_and_skips_its_first_step():
     answers = []
     requests = iter([{"seconds": 0.0}, {"seconds": 0.0}, None])
     clock = Clock(answers.append, lambda: next(requests))
     clock.describe(parameters=3)
 
-    ended = [clock(10) for _ in range(7)]
+    ended = [clock(10) for _ in range(5)]
 
-    assert ended == [False] * 6 + [True]  # the start, then two rounds of two warm-up steps and a counted one
+    assert ended == [False] * 4 + [True]  # the start, then two rounds of a step to warm up and a counted one
     assert answers[0]["parameters"] == 3
     assert [answer["steps"] for answer in answers[1:]] == [1, 1]
     assert all(answer["tokens_per_second"] > 0 for answer in answers[1:])
