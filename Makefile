@@ -20,7 +20,7 @@ run: $(READY) ## Build what specs/experiment.yaml describes: corpus, tokenizer, 
 	foundry run
 
 test: $(READY) ## Run the tests
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 test-slow: $(READY) ## Run the tests that take minutes
 	pytest -m slow
