@@ -1,0 +1,233 @@
+"""The train stage in processes of its own: what it writes, how it stops, how it goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from pipeline.files import sha256_file
+from pipeline.models.store import load_model
+from pipeline.paths import SCHEMAS
+
+pytestmark = pytest.mark.e2e
+
+SPEC = """\
+schema_version: 1
+name: tiny
+dataset: {source: {kind: files, paths: [text.txt]}, split_method: contiguous}
+tokenizer: {vocab_size: 300}
+model: {d_model: 16, num_layers: 1, num_heads: 2, d_ff: 32, max_seq_len: 16, dropout: 0.1}
+training: {epochs: 3, batch_size: 4, gradient_accumulation_steps: 2}
+hardware: {num_threads: 1, precision: 32-true, compile_mode: null}
+checkpointing: {save_every_n_steps: 7}
+logging: {log_every_n_steps: 5, sample_prompts: ["the"], sample_max_new_tokens: 3}
+"""
+
+
+class Project:
+    """A folder with a spec and an encoded corpus."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, stage: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"pipeline.stages.{stage}"],
+            cwd=self.folder,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, stage: str) -> tuple[int, str]:
+        """The exit code, and the last error message if any."""
+        process = self.start(stage)
+        _, err = process.communicate()
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) <= 1, err
+        assert "Traceback" not in err
+        return process.returncode, errors[0] if errors else ""
+
+    def wait_for_checkpoint(self, process: subprocess.Popen[str], *, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            steps = [int(path.name.split("-")[1]) for path in self.folder.glob(".work/runs/*/checkpoint-*")]
+            if max(steps, default=0) >= step:
+                return
+            time.sleep(0.002)
+        process.kill()
+        pytest.fail(f"no checkpoint of step {step}: {process.communicate()[1]}")
+
+    def record(self) -> list[object]:
+        """What the reports say about the run, but for times and throughput."""
+        metrics = json.loads((self.folder / "reports/training_metrics.json").read_text())
+        rows = (self.folder / "reports/history.csv").read_text().splitlines()
+        figures = [row.split(",")[:5] + row.split(",")[6:] for row in rows]
+        return [metrics["epoch_history"], metrics["samples"], figures]
+
+    def weights(self) -> tuple[str, str]:
+        model = self.folder / "artifacts/model"
+        return sha256_file(model / "model.safetensors"), sha256_file(model / "final.safetensors")
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory) -> Path:
+    """A folder in which everything before training is done."""
+    project = Project(tmp_path_factory.mktemp("encoded"))
+    (project.folder / "specs").mkdir()
+    (project.folder / "specs/experiment.yaml").write_text(SPEC)
+    words = "the quick brown fox jumps over lazy dogs while wizards box five jugs".split()  # noqa: SIM905
+    draw = random.Random(1)
+    (project.folder / "text.txt").write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(400)))
+    for stage in ("corpus", "tokenizer"):
+        assert project.run(stage) == (0, "")
+    return project.folder
+
+
+@pytest.fixture(scope="module")
+def trained(encoded, tmp_path_factory) -> Project:
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(encoded, folder)
+    project = Project(folder)
+    assert project.run("train") == (0, "")
+    return project
+
+
+@pytest.fixture
+def project(encoded, tmp_path) -> Project:
+    shutil.copytree(encoded, tmp_path / "project")
+    return Project(tmp_path / "project")
+
+
+def test_a_run_leaves_a_model_folder_that_opens_and_reports_that_fit_their_schema(trained):
+    model, description = load_model(trained.folder / "artifacts/model")
+    metrics = json.loads((trained.folder / "reports/training_metrics.json").read_text())
+    rows = list(csv.DictReader((trained.folder / "reports/history.csv").read_text().splitlines()))
+
+    schema = json.loads((SCHEMAS / "v1/artefact/training_metrics.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(metrics)
+    final = metrics["final_metrics"]
+    assert final["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert final["total_epochs"] == len(metrics["epoch_history"]) == 3
+    assert final["best_val_loss"] == min(epoch["val_loss"] for epoch in metrics["epoch_history"])
+    assert final["final_train_loss"] < metrics["epoch_history"][0]["train_loss"]
+    assert [sample["epoch"] for sample in metrics["samples"]] == [1, 2, 3]
+    assert description["training"]["run_id"] == metrics["run_id"]
+    assert [int(row["step"]) for row in rows if int(row["step"]) % 5 == 0] == list(
+        range(5, final["total_steps"] + 1, 5)
+    )
+    assert sum(bool(row["val_loss"]) for row in rows) == 3
+    assert not list(trained.folder.glob(".work/runs/*"))
+
+
+def test_manifests_and_status_files_fit_their_schema(trained):
+    manifest, status = (
+        jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"v1/artefact/{name}.json").read_text()))
+        for name in ("manifest", "stage_status")
+    )
+
+    for stage in ("corpus", "tokenizer", "train"):
+        status.validate(json.loads((trained.folder / f".work/status/{stage}.json").read_text()))
+    for folder in ("corpus", "tokenizer", "model"):
+        manifest.validate(json.loads((trained.folder / f"artifacts/{folder}/manifest.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words", "stops"),
+    [(signal.SIGTERM, 75, "SIGTERM", [7]), (signal.SIGINT, 130, "Ctrl-C", [14]), (signal.SIGKILL, -9, "", [7, 21])],
+    ids=["SIGTERM", "SIGINT", "SIGKILL"],
+)
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(project, trained, number, code, words, stops):
+    for step in stops:
+        process = project.start("train")
+        project.wait_for_checkpoint(process, step=step)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode == code, err
+        assert words in err
+        assert not (project.folder / "artifacts/model").exists()
+
+    assert project.run("train") == (0, "")
+    assert project.weights() == trained.weights()
+    metrics, straight = (
+        json.loads((folder / "reports/training_metrics.json").read_text())
+        for folder in (project.folder, trained.folder)
+    )
+    assert metrics["epoch_history"] == straight["epoch_history"]
+    assert metrics["samples"] == straight["samples"]
+    histories = [(folder / "reports/history.csv").read_text() for folder in (project.folder, trained.folder)]
+    kept = [[line.split(",")[:5] + line.split(",")[6:] for line in text.splitlines()] for text in histories]
+    assert kept[0] == kept[1]  # all but the throughput
+
+
+def test_a_second_trainer_is_refused_and_the_first_goes_on(project, trained):
+    first = project.start("train")
+    project.wait_for_checkpoint(first, step=7)
+    first.send_signal(signal.SIGSTOP)  # it cannot finish before the second has tried
+    code, message = project.run("train")
+    first.send_signal(signal.SIGCONT)
+    first.communicate()
+
+    assert (code, first.returncode) == (4, 0)
+    assert f"process {first.pid} is already training" in message
+    assert project.weights() == trained.weights()
+
+
+def test_another_learning_rate_does_not_resume_and_the_old_checkpoints_stay(project, trained):
+    process = project.start("train")
+    project.wait_for_checkpoint(process, step=7)
+    process.kill()
+    process.communicate()
+    spec = project.folder / "specs/experiment.yaml"
+    spec.write_text(SPEC.replace("epochs: 3", "epochs: 3, learning_rate: 0.01"))
+
+    assert project.run("train") == (0, "")
+    assert project.weights() != trained.weights()
+    assert len(list(project.folder.glob(".work/runs/*/checkpoint-*"))) > 0
+
+    spec.write_text(SPEC)
+    assert project.run("train") == (0, "")
+    assert project.weights() == trained.weights()
+
+
+def test_what_changes_no_weights_changes_no_weights(project, trained):
+    changed = SPEC.replace("save_every_n_steps: 7", "save_every_n_steps: null, keep_last_n: 1")
+    changed = changed.replace('log_every_n_steps: 5, sample_prompts: ["the"]', "console_level: warning")
+    (project.folder / "specs/experiment.yaml").write_text(changed)
+
+    assert project.run("train") == (0, "")
+    assert project.weights() == trained.weights()
+
+
+def test_a_learning_rate_that_explodes_ends_with_4_and_saves_nothing_that_is_not_finite(project):
+    exploding = SPEC.replace("epochs: 3", "epochs: 3, learning_rate: 1.0e+30, max_grad_norm: null")
+    (project.folder / "specs/experiment.yaml").write_text(exploding)
+
+    code, message = project.run("train")
+
+    assert code == 4
+    assert "not a finite number" in message or "not finite" in message
+    assert not (project.folder / "artifacts/model").exists()
+
+
+def test_a_flipped_byte_in_the_tokens_is_refused_by_name(project):
+    path = project.folder / "artifacts/tokenizer/train.bin"
+    damaged = bytearray(path.read_bytes())
+    damaged[100] ^= 1
+    path.write_bytes(damaged)
+
+    code, message = project.run("train")
+
+    assert code == 4
+    assert "artifacts/tokenizer/train.bin" in message
