@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import yaml
 
 from pipeline.errors import FoundryError
 from pipeline.paths import DEFAULT_SPEC, work_dir
@@ -102,9 +107,34 @@ def spec() -> Finding:
     from pipeline.spec import load_spec
 
     try:
-        return Finding(True, f"{DEFAULT_SPEC} ({load_spec(DEFAULT_SPEC).name})")
+        loaded = load_spec(DEFAULT_SPEC)
     except FoundryError as error:
         return Finding(False, str(error), error.hint)
+    left_out = [path for path in tracked_settings() if not _stands_in(path, yaml.safe_load(DEFAULT_SPEC.read_bytes()))]
+    if not left_out:
+        return Finding(True, f"{DEFAULT_SPEC} ({loaded.name})")
+    values = loaded.to_dict()
+    lines = [f"{path}: {json.dumps(reduce(getitem, path.split('.'), values))}" for path in left_out]
+    detail = f"{DEFAULT_SPEC} leaves out settings that DVC tracks, so it must say them, if only their defaults"
+    return Finding(False, detail, "add " + "; ".join(lines))
+
+
+def tracked_settings() -> list[str]:
+    """The dotted paths of the settings that dvc.yaml tracks, in its order; none if DVC itself will refuse it."""
+    try:
+        stages = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"].values()
+        files = [entry for stage in stages for entry in stage.get("params", []) if isinstance(entry, dict)]
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return []
+    return list(dict.fromkeys(path for file in files for path in file.get(str(DEFAULT_SPEC), [])))
+
+
+def _stands_in(path: str, content: Any) -> bool:
+    for key in path.split("."):
+        if not isinstance(content, dict) or key not in content:
+            return False
+        content = content[key]
+    return True
 
 
 CHECKS: dict[str, Callable[[], Finding]] = {

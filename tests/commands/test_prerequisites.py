@@ -90,3 +90,22 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
 
     assert "dvc.yaml" in str(caught.value)
     assert "specs/experiment.yaml" in str(caught.value)
+
+
+def test_a_setting_that_dvc_tracks_has_to_stand_in_the_spec(checkout, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "specs").mkdir()
+    whole = (checkout / "specs" / "experiment.yaml").read_text(encoding="utf-8")
+    spec = tmp_path / "specs" / "experiment.yaml"
+    shutil.copy(checkout / "dvc.yaml", tmp_path)
+
+    spec.write_text(whole)
+    assert prerequisites.spec().ok
+
+    spec.write_text("".join(line for line in whole.splitlines(keepends=True) if "sample_temperature" not in line))
+    finding = prerequisites.spec()
+    assert not finding.ok
+    assert "logging.sample_temperature: 0.7" in finding.hint
+
+    (tmp_path / "dvc.yaml").write_text("stages: [")  # DVC says what is wrong with it
+    assert prerequisites.spec().ok
