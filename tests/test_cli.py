@@ -76,7 +76,7 @@ def test_a_right_spec_is_called_ok(checkout):
 def test_a_wrong_spec_shows_every_problem_with_its_place_and_ends_with_1(checkout, tmp_path):
     text = (checkout / "specs/experiment.yaml").read_text(encoding="utf-8")
     spec = tmp_path / "wrong.yaml"
-    spec.write_text(text.replace("learning_rate:", "learning_rte:").replace("batch_size: 32", "batch_size: 0"))
+    spec.write_text(text.replace("learning_rate:", "learning_rte:").replace("batch_size: 8", "batch_size: 0"))
 
     done = foundry("check", str(spec), cwd=checkout)
 

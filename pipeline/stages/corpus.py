@@ -10,12 +10,12 @@ from pipeline import console, paths
 from pipeline.data.corpus import build_corpus, write_corpus
 from pipeline.data.sources import fetch
 from pipeline.files import output_folder, write_json
-from pipeline.stages.door import stage
+from pipeline.stages.door import StageCommand, stage
 
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=StageCommand)
 @click.option("--spec", "spec_path", type=_PATH, default=paths.DEFAULT_SPEC, show_default=True, help="The spec.")
 @click.option("--output", type=_PATH, default=paths.OUTPUT_OF["corpus"], show_default=True, help="Folder to write.")
 @click.option("--report", type=_PATH, default=paths.REPORTS / "corpus.json", show_default=True, help="File to write.")

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+import click
+
 from pipeline import console
 from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
 from pipeline.files import write_json
@@ -26,6 +28,18 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # What torch says, on the processor and on a graphics card.
 _OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _PARENT_AT_START = os.getppid()
+
+
+class StageCommand(click.Command):
+    """A command whose usage errors end with 1: Click's own 2 means here that the corpus stage failed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(ExitCode.PREREQUISITES)
 
 
 @contextmanager

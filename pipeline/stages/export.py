@@ -11,12 +11,12 @@ from pipeline.export.formats import write_formats
 from pipeline.export.health import check_export, markdown, raise_for_failures
 from pipeline.files import manifest_hash, output_folder, verify_manifest, write_atomic, write_json, write_manifest
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
-from pipeline.stages.door import stage
+from pipeline.stages.door import StageCommand, stage
 
 REPORT = REPORTS / "health_report.json"
 
 
-@click.command()
+@click.command(cls=StageCommand)
 @click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
 def main(spec_path: Path) -> None:
     """Export the trained model and check every export."""

@@ -14,13 +14,13 @@ from pipeline.data.documents import read_split
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.files import manifest_hash, output_folder, verify_manifest, write_json
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
-from pipeline.stages.door import stage
+from pipeline.stages.door import StageCommand, stage
 
 if TYPE_CHECKING:
     from pipeline.spec import Spec
 
 
-@click.command()
+@click.command(cls=StageCommand)
 @click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
 def main(spec_path: Path) -> None:
     """Train the tokenizer of a spec and encode the corpus with it."""

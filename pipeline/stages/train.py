@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from pipeline.paths import DEFAULT_SPEC, work_dir
-from pipeline.stages.door import stage
+from pipeline.stages.door import StageCommand, stage
 
 
-@click.command()
+@click.command(cls=StageCommand)
 @click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
 def main(spec_path: Path) -> None:
     """Train the model of a spec on the encoded corpus."""

@@ -11,12 +11,12 @@ from pipeline.evaluation.budgets import missed_budgets
 from pipeline.evaluation.validation import Validation, validate_model
 from pipeline.files import manifest_hash, output_folder, write_json
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
-from pipeline.stages.door import stage
+from pipeline.stages.door import StageCommand, stage
 
 REPORT = REPORTS / "validation.json"
 
 
-@click.command()
+@click.command(cls=StageCommand)
 @click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
 def main(spec_path: Path) -> None:
     """Judge the trained model against the budgets of the spec."""

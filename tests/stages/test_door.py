@@ -201,3 +201,13 @@ def _gone(pid: int) -> bool:
             return True  # dead, and waiting for its adopter to notice
         time.sleep(0.05)
     return False
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_wrong_command_line_ends_with_1_and_not_with_the_code_of_the_corpus(name):
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipeline.stages.{name}", "--bad"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert "--bad" in done.stderr
