@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 
 import pytest
 
@@ -56,3 +58,17 @@ def test_the_licence_is_the_one_that_the_package_names(checkout):
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert 'license = "Apache-2.0"' in (checkout / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_readme_are_those_of_the_committed_run(checkout):
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    committed = ["git", "show", "HEAD:reports/validation.json"]  # not the last run in this folder
+    shown_by_git = subprocess.run(committed, cwd=checkout, capture_output=True, text=True, check=False)
+    if shown_by_git.returncode != 0:
+        pytest.skip("not a git checkout with a committed run")
+    report = json.loads(shown_by_git.stdout)
+
+    figures = [report["metrics"]["bits_per_byte"], report["baselines"]["trigram"], report["baselines"]["unigram"]]
+    shown = [float(figure) for figure in re.findall(r"^\| .* \| (\d\.\d{3}) \|$", text, re.MULTILINE)]
+    assert shown == [round(figure, 3) for figure in figures]
+    assert f"{report['model']['parameters'] / 1e6:.2f} million parameters" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeGuard
 
 import click
@@ -25,12 +26,32 @@ _LOWER_IS_BETTER = (
     "tokens_per_byte",
 )
 _HIGHER_IS_BETTER = ("tokens_per_second", "accuracy", "health_score", "passed", "per_token", "speedup")
+# What most people look for, in the order of the pipeline; the rest is shown with --all.
+_HEADLINES = (
+    "corpus: kept.documents",
+    "corpus: kept.characters",
+    "tokenizer: vocab_size",
+    "tokenizer: splits.validation.characters_per_token",
+    "training_metrics: final_metrics.*",
+    "validation: metrics.*",
+    "validation: baselines.*",
+    "validation: inference.rss_mb",
+    "validation: inference.peak_mb",
+    "validation: inference.latency_p95_ms",
+    "health_report: health_score",
+    "health_report: formats.*.max_abs_diff",
+    "health_report: formats.*.size_mb",
+    "health_report: formats.*.speedup",
+)
+# Never results: the spec stands above, and formats are those of the toolkit.
+_NOT_RESULTS = ("training_metrics: configuration.*", "*: format_version")
 _WIDEST_VALUE = 32  # characters: lists in the spec would push the other columns off the screen
 
 
 @click.command(short_help="Compare spec and results with a git revision.")
 @click.argument("rev", default="HEAD")
-def command(rev: str) -> None:
+@click.option("--all", "everything", is_flag=True, help="Show every figure of the reports that changed.")
+def command(rev: str, everything: bool) -> None:
     """Show how the spec and the results in this folder differ from those of a git revision.
 
     REV is anything git understands: a commit, a branch, a tag; without it, HEAD. Only what changed is shown.
@@ -38,8 +59,9 @@ def command(rev: str) -> None:
     from pipeline.commands.ask_dvc import ask_json
 
     rows = list(params(ask_json("params", "diff", rev)))
-    results = list(metrics(ask_json("metrics", "diff", rev)))
-    if not rows and not results:
+    changed = list(metrics(ask_json("metrics", "diff", rev)))
+    results = sorted(changed, key=lambda row: row.name) if everything else headlines(changed)
+    if not rows and not changed:
         click.echo(f"nothing differs from {rev}")
         return
     if rows:
@@ -48,6 +70,8 @@ def command(rev: str) -> None:
         click.echo()
     if results:
         click.echo(table("result", rev, results))
+    if len(results) < len(changed):
+        click.echo(f"\n{len(changed) - len(results)} more figures differ: --all shows them")
 
 
 class Row(NamedTuple):
@@ -75,7 +99,19 @@ def metrics(difference: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterat
             if not _is_number(old) and not _is_number(new):
                 continue
             change = judgement(name, old, new) if _is_number(old) and _is_number(new) else ""
-            yield Row(f"{report}: {name}", _show(old), _show(new), change)
+            full = f"{report}: {name}"
+            if not any(fnmatchcase(full, pattern) for pattern in _NOT_RESULTS):
+                yield Row(full, _show(old), _show(new), change)
+
+
+def headlines(rows: list[Row]) -> list[Row]:
+    """The rows that most people look for, in the order of the pipeline."""
+    return [
+        row
+        for pattern in _HEADLINES
+        for row in sorted(rows, key=lambda row: row.name)
+        if fnmatchcase(row.name, pattern)
+    ]
 
 
 def judgement(name: str, old: float, new: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.commands.compare import judgement, metrics, params, table
+from pipeline.commands.compare import Row, headlines, judgement, metrics, params, table
 
 pytestmark = pytest.mark.unit
 
@@ -57,3 +57,22 @@ def test_the_table_is_aligned():
 
     assert lines[0].split() == ["spec", "HEAD", "now"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_what_people_look_for_comes_first_in_the_order_of_the_pipeline():
+    names = ["health_report: health_score", "corpus: split.split_seed", "validation: metrics.val_loss"]
+    rows = [Row(name, "1", "2", "") for name in names]
+
+    assert [row.name for row in headlines(rows)] == ["validation: metrics.val_loss", "health_report: health_score"]
+
+
+def test_settings_and_format_versions_are_not_results():
+    difference = {
+        "reports/training_metrics.json": {
+            "format_version": {"old": 1, "new": 2},
+            "configuration.training.epochs": {"old": 1, "new": 2},
+            "final_metrics.total_epochs": {"old": 1, "new": 2},
+        }
+    }
+
+    assert [row.name for row in metrics(difference)] == ["training_metrics: final_metrics.total_epochs"]
