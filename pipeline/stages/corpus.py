@@ -32,7 +32,7 @@ def main(spec_path: Path, output: Path, report: Path) -> None:
         for warning in corpus.warnings:
             console.warn(warning)
         for name, size in corpus.report["splits"].items():
-            console.say(f"{name}: {size['documents']} documents, {size['characters']:,} characters")
+            console.say(f"{name} split: {size['documents']} documents, {size['characters']:,} characters")
 
 
 if __name__ == "__main__":

@@ -115,11 +115,12 @@ def _train(
         max_steps=training.max_steps,
     )
     tokens_per_step = training.batch_size * accumulation * spec.model.max_seq_len
+    flops = model.flops_per_token() * tokens_per_step * total_steps
     execution = choose_execution(
-        **spec.section("hardware"),
-        flops=model.flops_per_token() * tokens_per_step * total_steps,
-        earlier=checkpoint.state["execution"] if checkpoint else None,
+        **spec.section("hardware"), flops=flops, earlier=checkpoint.state["execution"] if checkpoint else None
     )
+    if spec.hardware.compile_mode == "auto" and hardware.worth_compiling(flops) and not hardware.has_compiler():
+        console.warn("without a C++ compiler the model is not compiled and trains about a fifth slower: install g++")
     model.to(execution.device).train()
     batch_loss, execution = _prepare_loss(
         model, execution, batches, insist=spec.hardware.compile_mode not in ("auto", None)

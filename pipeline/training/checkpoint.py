@@ -168,7 +168,7 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
     model.load_state_dict(checkpoint.weights)
     for name, parameter in model.named_parameters():
         optimizer.state[parameter] = {
-            kind: checkpoint.moments[f"{kind}:{name}"].to("cpu" if kind == "step" else parameter.device)
+            kind: checkpoint.moments[f"{kind}:{name}"].to(parameter.device)  # the fused kernel keeps the step there too
             for kind in ("step", "exp_avg", "exp_avg_sq")
         }
     _restore_random_states(checkpoint.random)

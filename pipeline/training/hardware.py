@@ -78,8 +78,7 @@ def choose_execution(
     if precision == "auto":
         precision = kept.get("precision") or ("bf16-mixed" if bf16_pays(device) else "32-true")
     if compile_mode == "auto":
-        worthwhile = flops >= _FLOPS_WORTH_COMPILING and has_compiler()
-        compile_mode = kept.get("compile_mode", "default" if worthwhile else None)
+        compile_mode = kept.get("compile_mode", "default" if worth_compiling(flops) and has_compiler() else None)
     elif compile_mode is not None and not has_compiler():
         raise TrainingError(
             f"hardware.compile_mode is {compile_mode}, but there is no C++ compiler",
@@ -94,6 +93,11 @@ def choose_execution(
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         gpu=torch.cuda.get_device_name() if device == "cuda" else None,
     )
+
+
+def worth_compiling(flops: float) -> bool:
+    """Whether a run of so many floating-point operations gains more from torch.compile than it costs."""
+    return flops >= _FLOPS_WORTH_COMPILING
 
 
 def usable_processors() -> int:
