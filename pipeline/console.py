@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import rich.progress
+
     from pipeline.errors import FoundryError
 
 _PLAIN_EVERY_SECONDS = 10.0  # in a log, one progress line in this time is enough to see that work goes on
@@ -47,13 +49,16 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts units of work and shows how many a second and how long is left."""
+    """Counts units of work and shows how many a second and how long is left.
+
+    On a terminal a live bar (rich); elsewhere a plain line from time to time.
+    """
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._live = sys.stderr.isatty()
         self._started = self._shown = time.monotonic()
         self._first = 0
+        self._bar = _live_bar(label, total, unit) if sys.stderr.isatty() else None
 
     def start_at(self, done: int) -> None:
         """Begin from work that an earlier process did, which does not count into the rate."""
@@ -62,23 +67,29 @@ class Progress:
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` of the units are finished."""
         now = time.monotonic()
-        last = done >= self._total
-        if not last and now - self._shown < (0.1 if self._live else _PLAIN_EVERY_SECONDS):
-            return
-        self._shown = now
         rate = (done - self._first) / max(now - self._started, 1e-9)
         left = duration((self._total - done) / rate) if rate > 0 else "?"
-        line = f"{self._label}: {done}/{self._total} {self._unit}, {rate:,.1f}/s, {left} left"
-        line = f"{line}  {note}" if note else line
-        if self._live:
-            print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
-        else:
-            say(line)
+        pace = f"{rate:,.1f}/s, {left} left"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, pace=pace, note=note)
+            return
+        if done < self._total and now - self._shown < _PLAIN_EVERY_SECONDS:
+            return
+        self._shown = now
+        line = f"{self._label}: {done}/{self._total} {self._unit}, {pace}"
+        say(f"{line}  {note}" if note else line)
 
-    def clear(self) -> None:
-        """Take the live line away, so that other text can be printed."""
-        if self._live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    def say(self, text: str) -> None:
+        """Print one line of information without disturbing the bar."""
+        if self._bar is None:
+            say(text)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Leave the bar as it is and let others print."""
+        if self._bar is not None:
+            self._bar.stop()
 
 
 @contextmanager
@@ -88,4 +99,17 @@ def progress(label: str, total: int, unit: str) -> Iterator[Progress]:
     try:
         yield shown
     finally:
-        shown.clear()
+        shown.stop()
+
+
+def _live_bar(label: str, total: int, unit: str) -> rich.progress.Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"))
+    facts = (TextColumn("{task.fields[pace]}", markup=False), TextColumn("{task.fields[note]}", markup=False))
+    bar = Bar(*columns, *facts, console=Console(stderr=True))
+    bar.add_task(label, total=total, unit=unit, pace="", note="")
+    bar.start()
+    return bar

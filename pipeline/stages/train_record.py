@@ -107,8 +107,7 @@ class Record:
 
     def _say(self, text: str) -> None:
         if self._shown is not None:
-            self._shown.clear()
-            console.say(text)
+            self._shown.say(text)
 
     def _keep(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
