@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import shutil
@@ -357,7 +358,7 @@ def _listen_for_signals() -> Callable[[], FoundryError | None]:
 
     def note(number: int, _frame: object) -> None:
         if not received:
-            console.say("stopping after this step, with a checkpoint …")
+            os.write(2, b"\nstopping after this step, with a checkpoint ...\n")  # print may be at work right now
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
 
