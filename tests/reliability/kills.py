@@ -1,11 +1,11 @@
 """Kill real training runs and prove that nothing can be told from the result.
 
-    python tests/reliability/kills.py [--project DIR] [--group-kills 5] [--dvc-kills 2] [--seed 0]
+    python tests/reliability/kills.py [--project DIR] [--straight DIR] [--group-kills 5] [--dvc-kills 2] [--seed 0]
 
-Two fresh clones of a project: in one `foundry run` is left alone, in the other it is killed (SIGKILL) at random
-instants of training, started again each time, and ends when no kill is left. Both must end with the same weights, bit
-for bit, and at no moment may there be two trainers. Kills hit the train stage's whole process group (DVC with it), then
-DVC alone. Prints one JSON object; exits 1 if anything differs.
+Two fresh clones of a project: in one `foundry run` is left alone, in the other it is killed (SIGKILL) while it trains,
+each time a random number of steps further on, and started again. Both must end with the same weights, bit for bit, and
+at no moment may there be two trainers. Kills hit the train stage's whole process group (DVC with it), or DVC alone.
+Prints one JSON object; exits 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -94,30 +95,35 @@ def wait_for_trainer(folder: Path, run: subprocess.Popen[str]) -> psutil.Process
     raise SystemExit("training never began")
 
 
-def kill(folder: Path, *, what: str, within: float, rng: random.Random) -> dict[str, Any] | None:
-    """Start a run and kill it at a random instant of training; None if it was done before that."""
+def steps_done(folder: Path) -> int:
+    """The last step that the run in a folder has recorded."""
+    for record in (folder / ".work").glob("runs/*/record.jsonl"):
+        lines = [line for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return json.loads(lines[-1])["step"] if lines else 0
+    return 0
+
+
+def kill(folder: Path, *, what: str, step: int, rng: random.Random) -> dict[str, Any]:
+    """Start a run, let it train past a step, and kill it a random moment later."""
     run = start(folder)
     trainer = wait_for_trainer(folder, run)
-    if trainer is None:
-        return None
-    instant = rng.uniform(0, within)
-    try:
-        run.wait(timeout=instant)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
-        return None
+    while trainer is not None and run.poll() is None and steps_done(folder) < step:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 1))
+    if trainer is None or run.poll() is not None:
+        raise SystemExit("training was over before the last kill: take fewer kills or a longer training")
+    resumed = re.findall(r"resuming after step (\d+)", (folder.parent / f"{folder.name}.log").read_text())
     if what == "group":
         os.killpg(os.getpgid(trainer.pid), signal.SIGKILL)
     else:
         dvc = trainer.parent()
-        while dvc is not None and not any("dvc" in word for word in dvc.cmdline()):
+        while dvc is not None and not any("pipeline.commands.repro" in word for word in dvc.cmdline()):
             dvc = dvc.parent()
         if dvc is None:
-            raise SystemExit(f"no dvc above {trainer}")
+            raise SystemExit(f"no DVC above {trainer}")
         dvc.kill()
-    saved = sorted(path.name for path in (folder / ".work").glob("runs/*/checkpoint-*"))
-    return {"killed": what, "after_seconds": round(instant, 2), "exit_code": run.wait(), "newest": saved[-1:]}
+    code = run.wait()
+    return {"killed": what, "after_step": steps_done(folder), "exit_code": code, "resumed_so_far": len(resumed)}
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -125,33 +131,30 @@ def hashes(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / "artifacts/model" / name).read_bytes()).hexdigest() for name in WEIGHTS}
 
 
-def prove(project: Path, *, group_kills: int, dvc_kills: int, seed: int) -> dict[str, Any]:
+def prove(project: Path, *, straight: Path | None, group_kills: int, dvc_kills: int, seed: int) -> dict[str, Any]:
     """Run the whole proof; see the top of the file."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
-        straight, killed = Path(scratch).resolve() / "straight", Path(scratch).resolve() / "killed"
-        for clone in (straight, killed):
-            subprocess.run(["git", "clone", "--quiet", str(project), str(clone)], check=True)
-        finish(straight)
+        killed = clone(project, Path(scratch).resolve() / "killed")
+        if straight is None:
+            straight = clone(project, Path(scratch).resolve() / "straight")
+            finish(straight)
         metrics = json.loads((straight / "reports/training_metrics.json").read_text())
-        seconds = metrics["final_metrics"]["training_seconds"]
+        steps = metrics["final_metrics"]["total_steps"]
         plan = ["group"] * group_kills + ["dvc"] * dvc_kills
         rng.shuffle(plan)
+        instants = sorted(rng.sample(range(1, int(steps * 0.95)), len(plan)))
         watch = Watch(killed)
         watch.start()
-        kills = []
-        for number, what in enumerate(plan):
-            done = kill(killed, what=what, within=0.6 * seconds / len(plan), rng=rng)
-            if done is None:
-                raise SystemExit(f"training was over before kill {number + 1}: take fewer kills")
-            kills.append(done)
+        kills = [kill(killed, what=what, step=step, rng=rng) for what, step in zip(plan, instants, strict=True)]
         finish(killed)
         watch.stop()
+        log = (killed.parent / f"{killed.name}.log").read_text()
         return {
-            "steps": metrics["final_metrics"]["total_steps"],
-            "training_seconds": seconds,
+            "steps": steps,
             "execution": metrics["execution"],
             "kills": kills,
+            "resumed_after_steps": [int(step) for step in re.findall(r"resuming after step (\d+)", log)],
             "weights": {"straight": hashes(straight), "killed": hashes(killed)},
             "equal": hashes(straight) == hashes(killed),
             "most_trainers_at_once": watch.most,
@@ -159,16 +162,27 @@ def prove(project: Path, *, group_kills: int, dvc_kills: int, seed: int) -> dict
         }
 
 
+def clone(project: Path, target: Path) -> Path:
+    """A fresh clone of a git checkout."""
+    subprocess.run(["git", "clone", "--quiet", str(project), str(target)], check=True)
+    return target
+
+
 def main() -> None:
     """Read the command line, run the proof, print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--project", type=Path, default=Path(), help="a git checkout of a project (default: here)")
+    parser.add_argument("--straight", type=Path, help="a clone with an undisturbed run (default: make one)")
     parser.add_argument("--group-kills", type=int, default=5, help="kills of the train stage's process group")
     parser.add_argument("--dvc-kills", type=int, default=2, help="kills of DVC alone")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants")
     chosen = parser.parse_args()
     proof = prove(
-        chosen.project.resolve(), group_kills=chosen.group_kills, dvc_kills=chosen.dvc_kills, seed=chosen.seed
+        chosen.project.resolve(),
+        straight=chosen.straight and chosen.straight.resolve(),
+        group_kills=chosen.group_kills,
+        dvc_kills=chosen.dvc_kills,
+        seed=chosen.seed,
     )
     print(json.dumps(proof, indent=2))
     sys.exit(not (proof["equal"] and proof["most_trainers_at_once"] == 1))
