@@ -109,9 +109,10 @@ def kill(folder: Path, *, what: str, step: int, rng: random.Random) -> dict[str,
     while trainer is not None and run.poll() is None and steps_done(folder) < step:
         time.sleep(0.02)
     time.sleep(rng.uniform(0, 1))
+    log = (folder.parent / f"{folder.name}.log").read_text()
     if trainer is None or run.poll() is not None:
-        raise SystemExit("training was over before the last kill: take fewer kills or a longer training")
-    resumed = re.findall(r"resuming after step (\d+)", (folder.parent / f"{folder.name}.log").read_text())
+        raise SystemExit(f"the run ended by itself before kill at step {step}, with {run.poll()}:\n{log[-3000:]}")
+    resumed = re.findall(r"resuming after step (\d+)", log)
     if what == "group":
         os.killpg(os.getpgid(trainer.pid), signal.SIGKILL)
     else:

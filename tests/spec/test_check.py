@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
     ("text", "message", "hint"),
     [
         ("training: {learning_rate: '5e-5'}",
-         '`training.learning_rate` must be a number above 0 and at most 10, but is the text "5e-5"',
+         '`training.learning_rate` must be a number above 0, but is the text "5e-5"',
          "take the quotes away: 5e-5"),
         ("training: {epochs: true}", "`training.epochs` must be a whole number from 1 to 1000000, but is true", ""),
         ("training: {batch_size: 1_024}",
