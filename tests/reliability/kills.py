@@ -63,7 +63,16 @@ def trainers(folder: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue  # it ended while we looked
-    return found
+    mine = {process.pid for process in found}
+    return [process for process in found if parent_of(process) not in mine]  # not what a trainer has just forked
+
+
+def parent_of(process: psutil.Process) -> int:
+    """The process id of a parent; 0 if the process has ended."""
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return 0
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
