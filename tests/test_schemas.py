@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 
 from pipeline.paths import SCHEMAS, SPECS, STAGES
 from pipeline.spec.document import read_document
-from pipeline.spec.schema import experiment_schema, is_leaf, leaves, schema_at
+from pipeline.spec.schema import is_leaf, leaves, schema_at, schema_of
 
 pytestmark = pytest.mark.unit
 FILES = sorted(SCHEMAS.rglob("*.json"))
@@ -55,7 +55,7 @@ def test_mappings_are_closed_and_described():
         for child in schema.get("properties", {}).values():
             yield from walk(child)
 
-    mappings = [schema for schema in walk(experiment_schema()) if not is_leaf(schema)]
+    mappings = [schema for schema in walk(schema_of()) if not is_leaf(schema)]
 
     assert all(schema["additionalProperties"] is False for schema in mappings)
     assert all(schema["title"] and schema["description"] for schema in mappings)

@@ -1,47 +1,44 @@
-"""The schemas in one file, for editors: `schemas/v1/bundle/experiment.json`.
+"""The schema of each kind of document in one file, for editors: `schemas/v1/bundle/<kind>.json`.
 
-Editors that meet a `$ref` to another file ask the network or give up, so the bundle holds every section under `$defs`.
-Write it again after changing a schema: `python -m pipeline.spec.bundle`.
+Editors that meet a `$ref` to another file ask the network or give up, so a bundle has none. Write them again after
+changing a schema: `python -m pipeline.spec.bundle`.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from pipeline.files import write_atomic
 from pipeline.paths import SCHEMAS
-from pipeline.spec.schema import Schema, schema_files
+from pipeline.spec.schema import EXPERIMENT, Schema, kinds, schema_of
 
 
-def bundle(version: int = 1) -> Schema:
-    """The schema of a whole spec, every section of which stands under `$defs`."""
-    files = schema_files(version)
-    whole: Schema = copy.deepcopy(files["experiment.json"])
-    whole["$comment"] = "Generated from the files beside this folder by python -m pipeline.spec.bundle."
-    whole["$defs"] = {PurePosixPath(name).stem: _inner(files[name]) for name in files if name != "experiment.json"}
-    for child in whole["properties"].values():
-        if "$ref" in child:
-            child["$ref"] = f"#/$defs/{PurePosixPath(child['$ref']).stem}"
-    return whole
+def bundle(kind: str = EXPERIMENT, version: int = 1) -> Schema:
+    """The whole schema of a kind of document."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": "Generated from the files beside this folder by python -m pipeline.spec.bundle.",
+        **schema_of(kind, version),
+    }
 
 
-def bundle_text(version: int = 1) -> str:
+def bundle_text(kind: str = EXPERIMENT, version: int = 1) -> str:
     """The bundle as its file holds it."""
-    return json.dumps(bundle(version), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(bundle(kind, version), indent=2, ensure_ascii=False) + "\n"
 
 
-def bundle_path(version: int = 1) -> Path:
+def bundle_path(kind: str = EXPERIMENT, version: int = 1) -> Path:
     """Where the bundle is kept."""
-    return SCHEMAS / f"v{version}" / "bundle" / "experiment.json"
+    return SCHEMAS / f"v{version}" / "bundle" / f"{kind}.json"
 
 
-def _inner(schema: Schema) -> dict[str, Any]:
-    return {key: copy.deepcopy(value) for key, value in schema.items() if key != "$schema"}
+def write_bundles() -> list[Path]:
+    """Write all of them; returns their paths."""
+    for kind in kinds():
+        write_atomic(bundle_path(kind), bundle_text(kind))
+    return [bundle_path(kind) for kind in kinds()]
 
 
 if __name__ == "__main__":
-    write_atomic(bundle_path(), bundle_text())
-    print(bundle_path())
+    print(*write_bundles(), sep="\n")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 from referencing import Registry
-from referencing.jsonschema import DRAFT202012
 
 from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
+from pipeline.spec.nearest import closest
 from pipeline.spec.rules import RULES, UNREAD
-from pipeline.spec.schema import Schema, branch, leaves, resolve, schema_at, schema_files
+from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
 from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
 from pipeline.spec.words import describe, expected, kinds_of, listed, spelled
 
@@ -31,9 +31,20 @@ _MOST_SLIPS = 100  # unknown keys of one mapping for which a suggestion is looke
 
 def check(document: Document) -> list[Problem]:
     """All problems of a document, sorted by position; what is only odd is among them with a W code."""
-    problems = [*document.problems, *_schema_problems(document)]
-    problems += _rule_problems(document, {problem.path for problem in problems})
+    problems = list(document.problems)
+    if document.kind in kinds():
+        problems += _schema_problems(document)
+        problems += _rule_problems(document, {problem.path for problem in problems})
+    else:
+        problems.append(_unknown_kind(document))
     return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.code))
+
+
+def _unknown_kind(document: Document) -> Problem:
+    message = f"there is no kind of document called {spelled(document.kind)}"
+    meant = closest(str(document.kind), kinds())
+    place, hint = document.place_of(("kind",)), f"did you mean `{meant}`?" if meant else ""
+    return document.problem("E0207", message, place, path="kind", allowed=listed(kinds()), hint=hint)
 
 
 # What the schema says
@@ -53,7 +64,7 @@ class _Miss:
 def _misses(document: Document) -> list[_Miss]:
     """What jsonschema finds, without what is said about values that have a problem already."""
     found = []
-    for error in _validator().iter_errors(document.values):
+    for error in _validator(document.kind).iter_errors(document.values):
         value: Any = error.instance
         if value is not UNUSABLE:
             keyword = "propertyNames" if "propertyNames" in error.absolute_schema_path else str(error.validator)
@@ -68,7 +79,7 @@ def _schema_problems(document: Document) -> Iterator[Problem]:
     misses = _misses(document)
     # Keys that are in the file, but misspelt, are not reported as missing too.
     missing = any(miss.keyword == "required" for miss in misses)
-    meant = {dotted(found.keys) for miss in misses if missing for _, found in _strange_keys(miss) if found}
+    meant = {dotted(found.keys) for miss in misses if missing for _, found in _strange_keys(document, miss) if found}
     told: set[Problem] = set()  # `required` finds every missing key once per missing key
     for miss in misses:
         for problem in _REPORTERS[miss.keyword](document, miss):
@@ -77,18 +88,18 @@ def _schema_problems(document: Document) -> Iterator[Problem]:
                 yield problem
 
 
-def _strange_keys(miss: _Miss) -> Iterator[tuple[str, Suggestion | None]]:
+def _strange_keys(document: Document, miss: _Miss) -> Iterator[tuple[str, Suggestion | None]]:
     """The keys of a mapping that its schema does not know, each with what was probably meant."""
     if miss.keyword == "additionalProperties":
         strange = [name for name in miss.value if name not in miss.schema["properties"]]
         for count, name in enumerate(strange):
             # Past that many, the file is not a spec with slips in it, and looking for each would take long.
-            yield name, suggest_key(name, miss.keys, miss.value) if count < _MOST_SLIPS else None
+            yield name, suggest_key(name, miss.keys, miss.value, document.schema) if count < _MOST_SLIPS else None
 
 
 def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
     here = _named(miss.keys)
-    for name, found in _strange_keys(miss):
+    for name, found in _strange_keys(document, miss):
         place = document.place_of((*miss.keys, name), key=True)
         path = dotted((*miss.keys, name))
         message = f"`{name}` is not a key of {here}"
@@ -112,7 +123,7 @@ def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 
 def _key_of_another_kind(document: Document, miss: _Miss) -> Iterator[Problem]:
-    name, owner = miss.value, schema_at(miss.keys)  # the value is the name of a key
+    name, owner = miss.value, schema_at(miss.keys, document.schema)  # the value is the name of a key
     if name not in owner["properties"]:
         return  # of no kind: reported as an unknown key
     values = value_at(document.values, miss.keys)
@@ -129,7 +140,7 @@ def _key_of_another_kind(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 
 def _missing_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
-    owner = schema_at(miss.keys)
+    owner = schema_at(miss.keys, document.schema)
     for name in miss.limit:
         if name in miss.value:
             continue
@@ -165,7 +176,7 @@ def _retyped(document: Document, schema: Schema, value: Any, keys: Keys) -> tupl
         return "E0301", f"did you mean `{meant}`?"
     if isinstance(value, str):
         meant, word = scalar(value), value.strip().lower()
-        if not isinstance(meant, str) and _validator().evolve(schema=schema).is_valid(meant):
+        if not isinstance(meant, str) and _validator(document.kind).evolve(schema=schema).is_valid(meant):
             return "E0302", f"take the quotes away: {value}"
         if "boolean" in kinds and word in _TRUE + _FALSE:
             return "E0301", f"write {'true' if word in _TRUE else 'false'}"
@@ -174,7 +185,7 @@ def _retyped(document: Document, schema: Schema, value: Any, keys: Keys) -> tupl
         plain = re.sub(r"(?<=\d)[_, ](?=\d{3})", "", value)
         if plain != value and not isinstance(scalar(plain), str):
             return "E0301", f"write {plain}"
-    if "string" in kinds and _validator().evolve(schema=schema).is_valid(text):
+    if "string" in kinds and _validator(document.kind).evolve(schema=schema).is_valid(text):
         return "E0301", f'put it in quotes: "{text}"'
     if "array" in kinds and not isinstance(value, list | dict) and value is not None:
         return "E0301", f"write a list: [{text}]"
@@ -205,7 +216,13 @@ def _not_a_choice(document: Document, miss: _Miss) -> Iterator[Problem]:
     yield document.problem("E0304", message, document.place_of(miss.keys), path=path, allowed=allowed, hint=hint)
 
 
-def _other_version(document: Document, miss: _Miss) -> Iterator[Problem]:
+def _not_the_constant(document: Document, miss: _Miss) -> Iterator[Problem]:
+    if miss.keys != ("schema_version",):
+        path = dotted(miss.keys)
+        message = f"`{path}` cannot be {spelled(miss.value)}"
+        place = document.place_of(miss.keys)
+        yield document.problem("E0304", message, place, path=path, allowed=expected(miss.schema))
+        return
     message = f"schema version {spelled(miss.value)} is not known"
     hint = f"this version of the toolkit reads `schema_version: {miss.limit}`"
     yield document.problem("E0206", message, document.place_of(miss.keys), path=dotted(miss.keys), hint=hint)
@@ -245,7 +262,7 @@ _REPORTERS: dict[str, Callable[[Document, _Miss], Iterator[Problem]]] = {
     "exclusiveMinimum": _out_of_range,
     "exclusiveMaximum": _out_of_range,
     "enum": _not_a_choice,
-    "const": _other_version,
+    "const": _not_the_constant,
     "pattern": _wrong_form,
     "minLength": _wrong_length,
     "maxLength": _wrong_length,
@@ -261,19 +278,19 @@ _REPORTERS: dict[str, Callable[[Document, _Miss], Iterator[Problem]]] = {
 def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
     # A rule speaks only about values that are right by themselves: one mistake, one message.
     values = _sound_values(document, reported)
-    for rule in RULES:
+    for rule in RULES.get(document.kind, ()):
         if values.keys() >= set(rule.reads) and (found := rule.broken(*(values[name] for name in rule.reads))):
             path = next((name for name in rule.reads if _is_given(document, name)), rule.reads[0])
             place = document.place_of(tuple(path.split(".")))
             yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
-    for row in UNREAD:
-        schema = _leaves()[row.setting]
+    for row in UNREAD.get(document.kind, ()):
+        schema = _leaves(document.kind)[row.setting]
         given = _is_given(document, row.setting) and values.keys() >= {row.setting, row.reads}
         if given and values[row.setting] != resolve(schema, schema["default"]) and row.when(values[row.reads]):
             message = f"`{row.setting}` has no effect: {row.why}"
             place = document.place_of(tuple(row.setting.split(".")), key=True)
             yield document.problem("W0102", message, place, path=row.setting, hint="remove it")
-    for name, schema in _leaves().items():
+    for name, schema in _leaves(document.kind).items():
         for warning in schema.get("x-warn", ()):
             if name in values and Draft202012Validator(warning["if"]).is_valid(values[name]):
                 place = document.place_of(tuple(name.split(".")))
@@ -283,9 +300,10 @@ def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
 def _sound_values(document: Document, reported: set[str]) -> dict[str, Any]:
     """Dotted setting → its value, given or default, without those that a problem is about or could be about."""
     # An unknown key may be a misspelt one, so what is missing beside it does not count as left to its default.
-    strange = {path.rpartition(".")[0] for path in reported if path not in _leaves()}
+    known = _leaves(document.kind)
+    strange = {path.rpartition(".")[0] for path in reported if path not in known}
     values = {}
-    for name, schema in _leaves().items():
+    for name, schema in known.items():
         above = [name, *(name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1))]
         if any(path.split("[")[0] in above for path in reported):
             continue
@@ -307,8 +325,8 @@ def _named(keys: Keys) -> str:
 
 
 @cache
-def _leaves() -> dict[str, Schema]:
-    return {".".join(keys): schema for keys, schema in leaves()}
+def _leaves(kind: str) -> dict[str, Schema]:
+    return {".".join(keys): schema for keys, schema in leaves(schema_of(kind))}
 
 
 # The schema
@@ -321,16 +339,8 @@ def _pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterato
 
 
 @cache
-def _validator() -> Validator:
-    """The validator of a whole spec. It knows the shipped schemas and has no way to fetch others."""
-    # Without their `$schema`: jsonschema would take it as a wish for its own validator and drop our `pattern`.
-    schemas = {
-        name: {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
-        for name, schema in schema_files().items()
-    }
-    registry: Registry[Any] = Registry().with_resources(
-        (name, DRAFT202012.create_resource(schema)) for name, schema in schemas.items()
-    )
+def _validator(kind: str) -> Validator:
+    """The validator of a kind of documents. Its schema is whole, and it has no way to fetch another."""
     strict: Any = validators.extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
-    validator: Validator = strict(schemas["experiment.json"], registry=registry)
+    validator: Validator = strict(schema_of(kind), registry=Registry())
     return validator

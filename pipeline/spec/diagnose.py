@@ -29,6 +29,7 @@ CODES = {
     "E0204": "a key is missing",
     "E0205": "a section is not a mapping",
     "E0206": "a schema version that is not known",
+    "E0207": "a kind of document that is not known",
     "E0301": "wrong type",
     "E0302": "a number or word in quotes",
     "E0303": "out of range",

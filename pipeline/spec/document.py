@@ -18,6 +18,7 @@ import yaml
 
 from pipeline.spec.diagnose import Problem, SpecError
 from pipeline.spec.nearest import closest
+from pipeline.spec.schema import EXPERIMENT, Schema, schema_of
 
 Keys = tuple[Any, ...]  # the way to a value, through names and numbers of items: ("dataset", "source", "members", 0)
 
@@ -106,6 +107,16 @@ class Document:
     places: dict[Keys, Place] = field(default_factory=dict)
     texts: dict[Keys, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def kind(self) -> Any:
+        """What kind of document it says it is: anything that can stand in YAML; an experiment when it says nothing."""
+        return self.values.get("kind", EXPERIMENT) if isinstance(self.values, dict) else EXPERIMENT
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of its kind."""
+        return schema_of(self.kind)
 
     def problem(
         self, code: str, message: str, place: Place | None, *, path: str = "", allowed: str = "", hint: str = ""

@@ -6,32 +6,45 @@ from pathlib import Path
 
 from pipeline.spec.diagnose import SpecError
 from pipeline.spec.document import Document, parse_document, read_document
-from pipeline.spec.schema import experiment_schema, resolve
+from pipeline.spec.schema import EXPERIMENT, resolve
 from pipeline.spec.spec import Section, Spec
 
 
-def load_spec(path: Path | str) -> Spec:
+def load_spec(path: Path | str, kind: str | None = EXPERIMENT) -> Spec:
     """Read, check and complete the spec in a YAML or JSON file.
+
+    Args:
+        path: the file.
+        kind: the kind of document that it must be; None takes every kind.
 
     Raises:
         SpecError: the file cannot be read, or something in it is wrong; says everything at once.
     """
-    return _spec(read_document(path))
+    return build_spec(read_document(path), kind)
 
 
-def parse_spec(raw: bytes, file: str) -> Spec:
+def parse_spec(raw: bytes, file: str, kind: str | None = EXPERIMENT) -> Spec:
     """The same for bytes that are not in a file yet; `file` is the name they get in messages.
 
     Raises:
         SpecError: something in them is wrong.
     """
-    return _spec(parse_document(raw, file))
+    return build_spec(parse_document(raw, file), kind)
 
 
-def _spec(document: Document) -> Spec:
+def build_spec(document: Document, kind: str | None = EXPERIMENT) -> Spec:
+    """The same for a document that has been read.
+
+    Raises:
+        SpecError: something in it is wrong.
+    """
     from pipeline.spec.check import check  # noqa: PLC0415 - jsonschema takes longer to import than a spec to check
 
     found = check(document)
     if errors := [problem for problem in found if not problem.is_warning]:
         raise SpecError(errors)
-    return Spec(Path(document.file), tuple(found), Section("", resolve(experiment_schema(), document.values)))
+    if kind is not None and document.kind != kind:
+        message = f"this is a document of kind {document.kind}, but one of kind {kind} is needed here"
+        raise SpecError([document.problem("E0207", message, document.place_of(("kind",)), path="kind")])
+    root = Section("", resolve(document.schema, document.values))
+    return Spec(Path(document.file), document.kind, tuple(found), root)

@@ -145,7 +145,7 @@ def special_tokens_are_new(special_tokens: list[str]) -> Finding:
     return f"the special token {again[0]} is always part of the vocabulary", f"remove {', '.join(again)} from the list"
 
 
-RULES = (
+_EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
     Rule("E0403", ("model.num_heads", "model.d_model", "model.model_type"), rotary_head_is_even),
@@ -171,7 +171,7 @@ RULES = (
 )  # fmt: skip
 
 # Only values that differ from the default are reported: a complete spec spells out settings that happen to be idle.
-UNREAD = (
+_EXPERIMENT_UNREAD = (
     Unread("scheduler.warmup_ratio", "scheduler.warmup_steps", lambda steps: steps is not None, "warmup_steps is set"),
     Unread("scheduler.decay_ratio", "scheduler.scheduler_type", lambda kind: kind != "wsd", "only `wsd` reads it"),
     Unread("scheduler.min_lr_ratio", "scheduler.scheduler_type", lambda kind: kind == "constant", "nothing falls"),
@@ -197,6 +197,11 @@ UNREAD = (
     ),
     Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "`onnx` is not among the formats"),
 )
+
+
+# Kind of document → its rules and its idle settings
+RULES: dict[str, tuple[Rule, ...]] = {"experiment": _EXPERIMENT}
+UNREAD: dict[str, tuple[Unread, ...]] = {"experiment": _EXPERIMENT_UNREAD}
 
 
 def _neighbours(value: int, fits: Callable[[int], bool]) -> str:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pipeline.paths import SCHEMAS
@@ -13,23 +14,60 @@ from pipeline.paths import SCHEMAS
 Schema = dict[str, Any]
 
 
-@cache
-def schema_files(version: int = 1) -> Mapping[str, Schema]:
-    """Every schema of the experiment spec by its path in the version's folder, which is how a `$ref` names it."""
-    folder = SCHEMAS / f"v{version}"
-    paths = [folder / "experiment.json", *sorted((folder / "section").glob("*.json"))]
-    return {path.relative_to(folder).as_posix(): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+EXPERIMENT = "experiment"  # the kind of a document that names none
 
 
 @cache
-def experiment_schema(version: int = 1) -> Schema:
-    """The schema of a whole spec with every section written in place of its `$ref`. Read-only by agreement."""
-    files = schema_files(version)
-    schema = copy.deepcopy(files["experiment.json"])
-    for name, section in schema["properties"].items():
-        if "$ref" in section:
-            schema["properties"][name] = files[section["$ref"]]
-    return schema
+def kinds(version: int = 1) -> tuple[str, ...]:
+    """The kinds of documents that can be written: the names of the schemas directly in a version's folder."""
+    return tuple(sorted(path.stem for path in (SCHEMAS / f"v{version}").glob("*.json")))
+
+
+@cache
+def schema_of(kind: str = EXPERIMENT, version: int = 1) -> Schema:
+    """The schema of a document, with what each `$ref` names written in its place. Read-only by agreement.
+
+    A `$ref` is the path of a file in the version's folder; keywords beside it win over that file's. With
+    `x-partial: true` beside it nothing in there is required: it describes what is laid over a whole.
+    """
+    return _read(f"{kind}.json", SCHEMAS / f"v{version}")
+
+
+def _read(name: str, folder: Path) -> Schema:
+    schema: Schema = json.loads((folder / name).read_text(encoding="utf-8"))
+    # jsonschema would take `$schema` as a wish for its own validator and drop what ours does differently.
+    schema.pop("$schema")
+    whole: Schema = _referred(schema, folder)
+    return whole
+
+
+def _referred(node: Any, folder: Path) -> Any:
+    if isinstance(node, list):
+        return [_referred(item, folder) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" not in node:
+        return {key: _referred(value, folder) for key, value in node.items()}
+    there = _read(node["$ref"], folder)
+    beside = {key: value for key, value in node.items() if key not in ("$ref", "x-partial")}
+    return {**(_partial(there) if node.get("x-partial") else there), **_referred(beside, folder)}
+
+
+def _partial(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_partial(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    # What `if` requires is a condition, not a demand; `required` under `properties` would be the name of a setting.
+    return {
+        key: {name: _partial(child) for name, child in value.items()}
+        if key == "properties"
+        else value
+        if key == "if"
+        else _partial(value)
+        for key, value in node.items()
+        if key != "required"
+    }
 
 
 def is_leaf(schema: Schema) -> bool:
@@ -38,8 +76,11 @@ def is_leaf(schema: Schema) -> bool:
 
 
 def leaves(schema: Schema | None = None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Schema]]:
-    """Every setting of the spec with its schema, in the order of the schema, of all branches."""
-    schema = experiment_schema() if schema is None else schema
+    """Every setting of a document (default: an experiment) with its schema, of all branches, in the schema's order.
+
+    What stands in the items of a list is not a setting of its own: the list is one.
+    """
+    schema = schema_of() if schema is None else schema
     for name, child in schema["properties"].items():
         if is_leaf(child):
             yield (*prefix, name), child
@@ -47,11 +88,22 @@ def leaves(schema: Schema | None = None, prefix: tuple[str, ...] = ()) -> Iterat
             yield from leaves(child, (*prefix, name))
 
 
-def schema_at(keys: Iterable[str]) -> Schema:
-    """The schema of the section or setting at a path."""
-    schema = experiment_schema()
+def schema_at(keys: Iterable[Any], schema: Schema | None = None) -> Schema:
+    """The schema of what stands at a path of a document (default: an experiment).
+
+    Raises:
+        KeyError: the schema knows nothing there.
+    """
+    schema = schema_of() if schema is None else schema
     for key in keys:
-        schema = schema["properties"][key]
+        if isinstance(key, int):
+            schema = schema["items"]
+        elif key in schema.get("properties", ()):
+            schema = schema["properties"][key]
+        elif isinstance(others := schema.get("additionalProperties"), dict):
+            schema = others
+        else:
+            raise KeyError(key)
     return schema
 
 
@@ -72,25 +124,34 @@ def resolve(schema: Schema, value: Any) -> Any:
 
     So `32.0` for an integer becomes 32, and `1` for a number becomes 1.0: equal specs have equal values.
     """
-    if "properties" in schema:
-        given = value or {}
-        filled = {}
-        for name in branch(schema, given):
-            child = schema["properties"][name]
-            if name in given:
-                filled[name] = resolve(child, given[name])
-            elif "properties" in child:
-                filled[name] = resolve(child, {})
-            elif "default" in child:
-                filled[name] = resolve(child, copy.deepcopy(child["default"]))
-        return filled
+    if isinstance(value, dict) or (value is None and "null" not in schema.get("type", ())):
+        return _filled(schema, value or {}) if "properties" in schema else _named_freely(schema, value)
     if isinstance(value, list):
         return [resolve(schema.get("items", {}), item) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if "const" in schema:
         return schema["const"]
-    kinds = schema.get("type", [])
+    kinds = schema.get("type", ())
     if "number" in kinds:
         return float(value) + 0.0  # adding zero turns -0.0 into 0.0
-    return int(value)
+    return int(value) if "integer" in kinds else value
+
+
+def _filled(schema: Schema, given: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {}
+    for name in branch(schema, given):
+        child = schema["properties"][name]
+        if name in given:
+            filled[name] = resolve(child, given[name])
+        elif "default" in child:
+            filled[name] = resolve(child, copy.deepcopy(child["default"]))
+        elif "properties" in child:
+            filled[name] = resolve(child, {})
+    return filled
+
+
+def _named_freely(schema: Schema, value: Any) -> Any:
+    others = schema.get("additionalProperties")
+    inner = others if isinstance(others, dict) else {}
+    return value and {name: resolve(inner, item) for name, item in value.items()}

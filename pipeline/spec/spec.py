@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.files import canonical_json, sha256_bytes
-from pipeline.spec.schema import Schema, experiment_schema
+from pipeline.spec.schema import Schema, schema_of
 
 if TYPE_CHECKING:
     from pipeline.spec.diagnose import Problem
@@ -58,14 +58,16 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """One experiment: every setting, explicit and in range. Made by `load_spec`, never by hand.
+    """One experiment (or another kind of document): every setting, explicit and in range. Made by `load_spec` only.
 
     Attributes:
         path: the file it came from.
+        kind: the kind of document; `experiment` for what the stages read.
         warnings: what is odd in it without being wrong (codes W), in the order of the file.
     """
 
     path: Path
+    kind: str
     warnings: tuple[Problem, ...]
     _root: Section
 
@@ -109,7 +111,7 @@ class Spec:
             stage: a stage of the pipeline; None takes every setting.
             effects: which `x-effect` to keep, of `result`, `speed`, `output`, `none`; None keeps all.
         """
-        return [".".join(keys) for keys, _ in _chosen(experiment_schema(), self.to_dict(), stage, effects)]
+        return [".".join(keys) for keys, _ in _chosen(schema_of(self.kind), self.to_dict(), stage, effects)]
 
 
 def stage_values(spec: Spec, stage: str, effects: Collection[str] | None = None) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def stage_values(spec: Spec, stage: str, effects: Collection[str] | None = None)
         effects: which `x-effect` to keep; `("result",)` gives what changes the trained weights; None keeps all.
     """
     values: dict[str, Any] = {}
-    for keys, value in _chosen(experiment_schema(), spec.to_dict(), stage, effects):
+    for keys, value in _chosen(schema_of(spec.kind), spec.to_dict(), stage, effects):
         inner = values
         for key in keys[:-1]:
             inner = inner.setdefault(key, {})
@@ -137,7 +139,9 @@ def _chosen(
         if "properties" in child:
             for keys, leaf in _chosen(child, value, stage, effects):
                 yield (name, *keys), leaf
-        elif (stage is None or stage in child["x-stages"]) and (effects is None or child["x-effect"] in effects):
+        elif (stage is None or stage in child.get("x-stages", ())) and (
+            effects is None or child.get("x-effect") in effects
+        ):
             yield (name,), value
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.spec.names import NAMES, VALUES
 from pipeline.spec.nearest import closest
-from pipeline.spec.schema import Schema, branch, experiment_schema, schema_at
+from pipeline.spec.schema import Schema, branch, schema_at, schema_of
 from pipeline.spec.words import spelled
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ class Suggestion:
     exact: bool = False
 
 
-def suggest_key(name: str, section: Keys, values: Mapping[str, Any]) -> Suggestion | None:
+def suggest_key(name: str, section: Keys, values: Mapping[str, Any], schema: Schema | None = None) -> Suggestion | None:
     """What an unknown key was probably meant to be.
 
     In this order: the same name in another section, another tool's name for a key of this section, a slip of a key of
@@ -35,8 +34,9 @@ def suggest_key(name: str, section: Keys, values: Mapping[str, Any]) -> Suggesti
         name: the unknown key.
         section: the mapping that it stands in.
         values: what else stands there.
+        schema: that of the whole document (default: an experiment).
     """
-    return next(_guesses(name, section, values), None)
+    return next(_guesses(name, section, values, schema or schema_of()), None)
 
 
 def suggest_value(path: str, value: Any, choices: list[Any]) -> str | None:
@@ -49,26 +49,32 @@ def suggest_value(path: str, value: Any, choices: list[Any]) -> str | None:
     return None if found is None else spelled(named[found])
 
 
-def _guesses(name: str, section: Keys, values: Mapping[str, Any]) -> Iterator[Suggestion]:
+def _guesses(name: str, section: Keys, values: Mapping[str, Any], schema: Schema) -> Iterator[Suggestion]:
     plain = name.lower().replace("-", "_").rpartition(".")[2]
-    same = [Suggestion(keys, exact=plain == name) for keys in _homes().get(plain, ())]
-    foreign = [Suggestion(tuple(target.split("."))) for target in NAMES.get(plain, ())]
+    homes = _homes(schema)
+    same = [Suggestion(keys, exact=plain == name) for keys in homes.get(plain, ())]
+    # Other tools' names lead to settings of an experiment, which may stand deeper in documents of other kinds.
+    foreign = [
+        Suggestion(keys)
+        for target in NAMES.get(plain, ())
+        for keys in homes.get(target.rpartition(".")[2], ())
+        if ".".join(keys).endswith(target)
+    ]
     # Names of sections and of settings directly in one are unique; those deeper inside (`format`, `url`) are common.
     yield from (found for found in same if len(found.keys) <= 2)
     yield from (found for found in foreign if found.keys[:-1] == section)
-    if slip := closest(plain, branch(schema_at(section), values), taken=values):
+    if slip := closest(plain, branch(schema_at(section, schema), values), taken=values):
         yield Suggestion((*section, slip))
     yield from same
     yield from foreign
-    if slip := closest(plain, _homes()):
-        yield Suggestion(_homes()[slip][0])
+    if slip := closest(plain, homes):
+        yield Suggestion(homes[slip][0])
 
 
-@cache
-def _homes() -> dict[str, list[Keys]]:
-    """Every key of the spec → where it stands; sections and settings of all kinds."""
+def _homes(schema: Schema) -> dict[str, list[Keys]]:
+    """Every key of a document → where it stands; sections and settings of all kinds."""
     homes: dict[str, list[Keys]] = {}
-    for keys in _every_key(experiment_schema(), ()):
+    for keys in _every_key(schema, ()):
         homes.setdefault(str(keys[-1]), []).append(keys)
     return homes
 

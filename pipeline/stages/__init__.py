@@ -6,6 +6,10 @@ import importlib.util
 import os
 import sys
 
+# Read once, when torch's libraries are loaded. A thread that waits by spinning takes the processor from the thread it
+# waits for wherever more than this one program is running.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # The code that shapes each stage's result. dvc.yaml depends on it and a checkpoint is bound to it, so it holds every
 # module of rooms and stages that the stage imports, directly or not, and nothing else (the spec room, the floor and
 # the door apart, which do not shape results). A folder stands for all that is in it.

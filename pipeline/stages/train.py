@@ -16,9 +16,6 @@ from pipeline.stages.door import StageCommand, stage
 def main(spec_path: Path) -> None:
     """Train the model of a spec on the encoded corpus."""
     with stage("train", spec_path) as spec:
-        # Read once, when torch's libraries are loaded. A thread that waits by spinning takes the processor from the
-        # thread it waits for wherever more than this one program is running.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Beside the checkpoints, so that a resumed run finds its compiled kernels.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work_dir() / "compiled").resolve()))
         from pipeline.stages.train_run import build  # imports torch, which reads the above

@@ -121,7 +121,7 @@ def _train(
         **spec.section("hardware"), flops=flops, earlier=checkpoint.state["execution"] if checkpoint else None
     )
     if spec.hardware.compile_mode == "auto" and hardware.worth_compiling(flops) and not hardware.has_compiler():
-        console.warn("without a C++ compiler the model is not compiled and trains about a fifth slower: install g++")
+        console.warn("without a C++ compiler the model is not compiled and trains slower: install g++")
     model.to(execution.device).train()
     batch_loss, execution = _prepare_loss(
         model, execution, batches, insist=spec.hardware.compile_mode not in ("auto", None)

@@ -18,7 +18,8 @@ import torch
 
 from pipeline.errors import TrainingError
 
-# Compiling costs half a minute and gains about a fifth: worth it from about two minutes of arithmetic on two cores.
+# Compiling costs half a minute and gains about 15 % (docs/performance.md): worth it from about two minutes of
+# arithmetic on two cores.
 _FLOPS_WORTH_COMPILING = 2e13
 _BF16_MUST_GAIN = 1.5  # matrix products are part of a step only: a smaller gain is eaten by the conversions
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>

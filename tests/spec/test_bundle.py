@@ -1,28 +1,28 @@
 """The single-file schema for editors: fresh, self-contained, and of one mind with the files it is made from."""
 
 import json
-import re
 
 import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
 from pipeline.paths import SPECS
-from pipeline.spec.bundle import bundle, bundle_path, bundle_text
+from pipeline.spec.bundle import bundle_path, bundle_text
 from pipeline.spec.document import read_document
+from pipeline.spec.schema import kinds
 
 pytestmark = pytest.mark.unit
 
 
-def test_the_bundle_is_fresh():
-    assert bundle_path().read_text(encoding="utf-8") == bundle_text(), "run: python -m pipeline.spec.bundle"
+@pytest.mark.parametrize("kind", kinds())
+def test_a_bundle_is_fresh_and_whole(kind):
+    assert bundle_path(kind).read_text(encoding="utf-8") == bundle_text(kind), "run: python -m pipeline.spec.bundle"
+    assert '"$ref"' not in bundle_text(kind)
+    assert '"$id"' not in bundle_text(kind)
 
 
-def test_the_bundle_refers_to_nothing_outside_itself():
-    references = set(re.findall(r'"\$ref": "([^"]*)"', bundle_text()))
-
-    assert references == {f"#/$defs/{name}" for name in bundle()["$defs"]}
-    assert "$id" not in bundle()
+def test_there_is_no_bundle_without_a_schema():
+    assert {path.stem for path in bundle_path().parent.iterdir()} == set(kinds())
 
 
 def test_the_bundle_accepts_the_experiment_and_refuses_a_slip_in_it():

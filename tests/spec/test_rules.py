@@ -5,18 +5,20 @@ import pytest
 from pipeline.spec import parse_spec
 from pipeline.spec.diagnose import CODES
 from pipeline.spec.rules import RULES, UNREAD
-from pipeline.spec.schema import schema_at
+from pipeline.spec.schema import schema_at, schema_of
 
 pytestmark = pytest.mark.unit
 
 
 def test_rules_read_settings_that_exist_under_codes_that_exist():
-    for rule in RULES:
-        assert rule.code in CODES
-        assert all("x-stages" in schema_at(name.split(".")) for name in rule.reads)
-    for row in UNREAD:
-        assert "default" in schema_at(row.setting.split("."))
-        assert "x-stages" in schema_at(row.reads.split("."))
+    for kind, rules in RULES.items():
+        for rule in rules:
+            assert rule.code in CODES
+            assert all("type" in schema_at(name.split("."), schema_of(kind)) for name in rule.reads)
+    for kind, rows in UNREAD.items():
+        for row in rows:
+            assert "default" in schema_at(row.setting.split("."), schema_of(kind))
+            assert "type" in schema_at(row.reads.split("."), schema_of(kind))
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_stages_share_out_every_setting_that_has_an_effect():
 
     read = [name for stage in STAGES for name in spec.leaves(stage)]
 
-    assert set(spec.leaves()) - set(read) == {"schema_version", "name", "notes"}
+    assert set(spec.leaves()) - set(read) == {"schema_version", "kind", "name", "notes"}
     assert spec.leaves("export") == [name for name in spec.leaves() if name.startswith("export.")]
     assert "training.learning_rate" in spec.leaves("train", {"result"})
     assert "logging.console_level" not in spec.leaves("train", {"result", "output"})
