@@ -104,10 +104,11 @@ def disk() -> Finding:
 
 def spec() -> Finding:
     """specs/experiment.yaml is right."""
-    from pipeline.spec import load_spec
+    from pipeline.spec import load_spec, require_supported
 
     try:
         loaded = load_spec(DEFAULT_SPEC)
+        require_supported(loaded)
     except FoundryError as error:
         return Finding(False, str(error), error.hint)
     left_out = [path for path in tracked_settings() if not _stands_in(path, yaml.safe_load(DEFAULT_SPEC.read_bytes()))]

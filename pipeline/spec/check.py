@@ -13,7 +13,7 @@ from referencing import Registry
 
 from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
 from pipeline.spec.nearest import closest
-from pipeline.spec.rules import RULES, UNREAD
+from pipeline.spec.rules import RULES, UNREAD, UNSUPPORTED
 from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
 from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
 from pipeline.spec.words import describe, expected, kinds_of, listed, spelled
@@ -172,7 +172,7 @@ def _retyped(document: Document, schema: Schema, value: Any, keys: Keys) -> tupl
     """The code and the hint for a value of the wrong type: what it would be, written right."""
     kinds, path = kinds_of(schema), dotted(keys)
     text = document.texts.get(keys, "")
-    if "enum" in schema and (meant := suggest_value(path, value, schema["enum"])):
+    if "enum" in schema and text not in schema["enum"] and (meant := suggest_value(path, value, schema["enum"])):
         return "E0301", f"did you mean `{meant}`?"
     if isinstance(value, str):
         meant, word = scalar(value), value.strip().lower()
@@ -290,6 +290,11 @@ def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
             message = f"`{row.setting}` has no effect: {row.why}"
             place = document.place_of(tuple(row.setting.split(".")), key=True)
             yield document.problem("W0102", message, place, path=row.setting, hint="remove it")
+    for lack in UNSUPPORTED.get(document.kind, ()):
+        if lack.setting in values and lack.when(values[lack.setting]):
+            message = f"`{lack.setting}` asks for what this version cannot do: {lack.why}"
+            place = document.place_of(tuple(lack.setting.split(".")))
+            yield document.problem("W0103", message, place, path=lack.setting, hint=lack.hint)
     for name, schema in _leaves(document.kind).items():
         for warning in schema.get("x-warn", ()):
             if name in values and Draft202012Validator(warning["if"]).is_valid(values[name]):

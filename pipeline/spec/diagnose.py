@@ -48,6 +48,7 @@ CODES = {
     "E0409": "a special token that is always there",
     "W0101": "an unusual value",
     "W0102": "a value that nothing reads",
+    "W0103": "a value that this version cannot act upon",
 }
 
 _MOST = 50  # problems that an error shows; all are in its `problems`

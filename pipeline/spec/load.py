@@ -32,6 +32,22 @@ def parse_spec(raw: bytes, file: str, kind: str | None = EXPERIMENT) -> Spec:
     return build_spec(parse_document(raw, file), kind)
 
 
+def require_supported(spec: Spec, stage: str | None = None) -> None:
+    """Refuse a spec that asks for what this version of the toolkit cannot do.
+
+    Args:
+        spec: the spec.
+        stage: look only at what this stage reads; None looks at everything.
+
+    Raises:
+        SpecError: it does.
+    """
+    asked = [problem for problem in spec.warnings if problem.code == "W0103"]
+    read = set(spec.leaves(stage))
+    if refused := [problem for problem in asked if problem.path in read]:
+        raise SpecError(refused)
+
+
 def build_spec(document: Document, kind: str | None = EXPERIMENT) -> Spec:
     """The same for a document that has been read.
 

@@ -28,6 +28,25 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A setting that is right, but asks for something that this version of the toolkit does not do yet.
+
+    Such a document passes the check, with a warning, and is refused before anything runs.
+
+    Attributes:
+        setting: the dotted setting.
+        when: whether a value asks for it.
+        why: what is not there.
+        hint: what to set instead.
+    """
+
+    setting: str
+    when: Callable[[Any], bool]
+    why: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unread:
     """A setting that has no effect while another one has certain values.
 
@@ -199,9 +218,42 @@ _EXPERIMENT_UNREAD = (
 )
 
 
-# Kind of document → its rules and its idle settings
+_EXPERIMENT_UNSUPPORTED = (
+    Unsupported(
+        "training.resume_from_checkpoint",
+        lambda path: path is not None,
+        "training starts from random weights only",
+        "set it to null; an interrupted run goes on by itself",
+    ),
+    Unsupported(
+        "hardware.precision",
+        lambda name: name in ("16-mixed", "bf16-true", "16-true", "16"),
+        "training runs in 32-true or bf16-mixed",
+        "set it to auto",
+    ),
+    Unsupported(
+        "hardware.strategy",
+        lambda name: name not in ("auto", None),
+        "training runs in one process",
+        "set it to auto",
+    ),
+    Unsupported(
+        "hardware.devices",
+        lambda devices: isinstance(devices, list) or devices not in ("auto", None, 1),
+        "training runs on one device",
+        "set it to auto",
+    ),
+    Unsupported("hardware.num_nodes", lambda count: count > 1, "training runs on one machine", "set it to 1"),
+    Unsupported(
+        "export.quantization", lambda kind: kind is not None, "every format is written in float32", "set it to null"
+    ),
+    Unsupported("export.export_bundle", bool, "only the formats are written", "set it to false"),
+)
+
+# Kind of document → its rules, its idle settings and what it can ask for in vain
 RULES: dict[str, tuple[Rule, ...]] = {"experiment": _EXPERIMENT}
 UNREAD: dict[str, tuple[Unread, ...]] = {"experiment": _EXPERIMENT_UNREAD}
+UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {"experiment": _EXPERIMENT_UNSUPPORTED}
 
 
 def _neighbours(value: int, fits: Callable[[int], bool]) -> str:

@@ -22,7 +22,7 @@ from pipeline import console
 from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
 from pipeline.files import write_json
 from pipeline.paths import status_file
-from pipeline.spec import Spec, SpecError, load_spec
+from pipeline.spec import Spec, SpecError, load_spec, require_supported
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # What torch says, on the processor and on a graphics card.
@@ -54,7 +54,9 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
     started = time.monotonic()
     try:
         _write_status(name, phase="running", code=None, started=started)
-        yield load_spec(spec_path)
+        spec = load_spec(spec_path)
+        require_supported(spec, name)
+        yield spec
         _write_status(name, phase="done", code=ExitCode.OK, started=started)
     except KeyboardInterrupt:
         _fail(name, Interrupted("stopped by Ctrl-C", hint="run the same command again to go on"), started)

@@ -118,13 +118,24 @@ def _train(
     tokens_per_step = training.batch_size * accumulation * spec.model.max_seq_len
     flops = model.flops_per_token() * tokens_per_step * total_steps
     execution = choose_execution(
-        **spec.section("hardware"), flops=flops, earlier=checkpoint.state["execution"] if checkpoint else None
+        device=spec.hardware.device,
+        precision=spec.hardware.precision,
+        use_amp=spec.hardware.use_amp,
+        compile_mode=spec.hardware.compile_mode,
+        num_threads=spec.hardware.num_threads,
+        flops=flops,
+        earlier=checkpoint.state["execution"] if checkpoint else None,
     )
     if spec.hardware.compile_mode == "auto" and hardware.worth_compiling(flops) and not hardware.has_compiler():
         console.warn("without a C++ compiler the model is not compiled and trains slower: install g++")
     model.to(execution.device).train()
     batch_loss, execution = _prepare_loss(
-        model, execution, batches, insist=spec.hardware.compile_mode not in ("auto", None)
+        model,
+        execution,
+        batches,
+        fullgraph=spec.hardware.compile_fullgraph,
+        dynamic=spec.hardware.compile_dynamic,
+        insist=spec.hardware.compile_mode not in ("auto", None),
     )
     _announce(spec, model, execution, batches, total=total_steps, checkpoint=checkpoint)
 
@@ -180,6 +191,7 @@ def _train(
             patience=training.early_stopping_patience,
             min_delta=training.early_stopping_min_delta,
             save_every_n_steps=spec.checkpointing.save_every_n_steps,
+            save_every_n_epochs=spec.checkpointing.save_every_n_epochs,
             keep_last_n=spec.checkpointing.keep_last_n,
             extra_state={**identity, "fingerprint": mark, "execution": execution.to_dict()},
             emit=record,
@@ -194,7 +206,7 @@ def _train(
 
 
 def _prepare_loss(
-    model: Transformer, execution: Execution, batches: Batches, *, insist: bool
+    model: Transformer, execution: Execution, batches: Batches, *, fullgraph: bool, dynamic: bool, insist: bool
 ) -> tuple[Callable[[Tensor, Tensor], Tensor], Execution]:
     """The loss of a batch at the run's precision, compiled if the run compiles and the machine can."""
     mixed = execution.precision == "bf16-mixed"
@@ -207,7 +219,7 @@ def _prepare_loss(
         return plain, execution
     console.say(f"compiling the model ({execution.compile_mode}); kernels are kept for later runs")
     began = time.monotonic()
-    compiled = torch.compile(plain, mode=execution.compile_mode, dynamic=False)
+    compiled = torch.compile(plain, mode=execution.compile_mode, fullgraph=fullgraph, dynamic=dynamic)
     try:
         with torch.random.fork_rng():  # a trial must leave no trace in the run
             trial = compiled(*(tensor.to(execution.device) for tensor in batches.batch(0, 0)))
@@ -342,6 +354,8 @@ def _write(
     ) as folder:
         save_model(folder, model, description, weights=FINAL)
         shutil.copyfile(result.best_weights or folder / FINAL, folder / BEST)
+        if spec.checkpointing.keep_best_only:
+            (folder / FINAL).unlink()
         write_json(folder / "spec.json", spec.to_dict())
         for name in ("tokenizer.model", "tokenizer.json"):
             shutil.copyfile(source / name, folder / name)

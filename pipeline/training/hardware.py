@@ -21,6 +21,7 @@ from pipeline.errors import TrainingError
 # Compiling costs half a minute and gains about 15 % (docs/performance.md): worth it from about two minutes of
 # arithmetic on two cores.
 _FLOPS_WORTH_COMPILING = 2e13
+_SHORT_FORMS = {"32": "32-true", "bf16": "bf16-mixed"}
 _BF16_MUST_GAIN = 1.5  # matrix products are part of a step only: a smaller gain is eaten by the conversions
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 
@@ -51,6 +52,7 @@ def choose_execution(
     *,
     device: str,
     precision: str,
+    use_amp: bool | None,
     compile_mode: str | None,
     num_threads: int | None,
     flops: float,
@@ -60,7 +62,8 @@ def choose_execution(
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        precision: `auto`, `32-true` or `bf16-mixed`.
+        precision: `auto`, `32-true` or `bf16-mixed`, or the short form of one (`32`, `bf16`).
+        use_amp: False takes float32 instead of what is mixed; None and True leave it to `precision`.
         compile_mode: `auto`, a mode of torch.compile, or None.
         num_threads: CPU threads; None takes the processors this process may use.
         flops: floating-point operations of the whole run, to weigh compilation.
@@ -76,6 +79,9 @@ def choose_execution(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = num_threads or usable_processors()
     torch.set_num_threads(threads)
+    precision = _SHORT_FORMS.get(precision, precision)
+    if use_amp is False and precision in ("auto", "bf16-mixed"):
+        precision = "32-true"
     if precision == "auto":
         precision = kept.get("precision") or ("bf16-mixed" if bf16_pays(device) else "32-true")
     if compile_mode == "auto":

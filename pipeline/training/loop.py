@@ -113,7 +113,7 @@ class Progress:
         if improved:
             self.best_val_loss, self.best_step = val_loss, self.step
         self.evaluations_without_gain = 0 if improved else self.evaluations_without_gain + 1
-        self.stopped_early = patience is not None and self.evaluations_without_gain >= patience
+        self.stopped_early = not improved and patience is not None and self.evaluations_without_gain >= patience
         return improved
 
     def end_epoch(self, *, val_loss: float | None, lr: float, whole: bool) -> EpochDone:
@@ -158,6 +158,7 @@ def train(
     patience: int | None,
     min_delta: float,
     save_every_n_steps: int | None,
+    save_every_n_epochs: int | None,
     keep_last_n: int,
     extra_state: dict[str, Any],
     emit: Callable[[Event], None],
@@ -179,9 +180,10 @@ def train(
         accumulation: batches of an optimizer step.
         max_grad_norm: gradients are scaled down to this norm; None never.
         eval_every_n_steps: None evaluates at the end of each epoch. The last step is always evaluated.
-        patience: evaluations in a row without gain that end the run; None never.
+        patience: evaluations in a row without gain that end the run (0 is as 1); None never.
         min_delta: by how much a loss must be lower to be a gain, in nats per token.
-        save_every_n_steps: steps between checkpoints; None saves only gains and when stopped.
+        save_every_n_steps: steps between checkpoints; None counts no steps. Gains and stops are always saved.
+        save_every_n_epochs: epochs between checkpoints; None counts no epochs.
         keep_last_n: checkpoints kept.
         extra_state: goes into every checkpoint's state as it is.
         emit: receives every event.
@@ -236,7 +238,9 @@ def train(
             emit(progress.end_epoch(val_loss=val_loss, lr=rate, whole=epoch_ends))
 
         progress.seconds = earlier + time.monotonic() - started
-        if improved or (save_every_n_steps is not None and progress.step % save_every_n_steps == 0):
+        after_steps = save_every_n_steps is not None and progress.step % save_every_n_steps == 0
+        after_epochs = epoch_ends and save_every_n_epochs is not None and (epoch + 1) % save_every_n_epochs == 0
+        if improved or after_steps or after_epochs:
             saver.save(progress, is_best=improved)
         if (reason := stop()) is not None:
             saver.save_once(progress)

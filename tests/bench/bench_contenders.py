@@ -61,11 +61,12 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     execution = hardware.choose_execution(
         device="cpu",
         precision="auto",
+        use_amp=None,
         compile_mode=settings["compile"],
         num_threads=settings["threads"],
         flops=model.flops_per_token() * settings["run_tokens"],
     )
-    loss, execution = _prepare_loss(model, execution, batches, insist=False)
+    loss, execution = _prepare_loss(model, execution, batches, fullgraph=False, dynamic=False, insist=False)
     return model, batches, loss, execution
 
 
@@ -107,6 +108,7 @@ def foundry(settings: dict[str, Any], clock: Clock) -> None:
             patience=None,
             min_delta=0.0,
             save_every_n_steps=None,
+            save_every_n_epochs=None,
             keep_last_n=1,
             extra_state={},
             emit=lambda _event: None,

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.unit
          "`reproducibility.deterministic` must be true or false, but is the text off", "write false"),
         ("export: {formats: onnx}", None, "write a list: [onnx]"),
         ("task: {task_name: 3.10}", None, 'put it in quotes: "3.10"'),
-        ("hardware: {precision: 32}", None, "did you mean `32-true`?"),
+        ("hardware: {precision: 32}", None, 'put it in quotes: "32"'),
         ("hardware: {device: gpu}", "`hardware.device` cannot be gpu", "did you mean `cuda`?"),
         ("export: {formats: [onxx]}", "`export.formats[0]` cannot be onxx", "did you mean `onnx`?"),
         ("training:", "the section `training` is empty, but must be a mapping of keys",

@@ -110,7 +110,7 @@ def test_a_setting_left_out_takes_its_default_or_is_missed_at_its_section():
 def test_a_value_of_another_type_is_reported_at_its_line(value):
     for keys in SETTINGS:
         schema = schema_at(keys)
-        if schema["type"] == "string" and "enum" not in schema and "pattern" not in schema and value[0] not in "{[":
+        if "string" in schema["type"] and "enum" not in schema and "pattern" not in schema and value[0] not in "{[":
             continue  # text where text is wanted
 
         found = problems(with_value(keys, value))
@@ -123,7 +123,7 @@ def test_a_value_of_another_type_is_reported_at_its_line(value):
 def test_booleans_null_and_quoted_numbers_are_no_numbers(value):
     for keys in SETTINGS:
         kinds = schema_at(keys)["type"]
-        if not {"integer", "number"} & set([kinds] if isinstance(kinds, str) else kinds):
+        if not {"integer", "number"} & set([kinds] if isinstance(kinds, str) else kinds) or "string" in kinds:
             continue
         if value == "null" and "null" in kinds:
             continue

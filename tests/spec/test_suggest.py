@@ -86,7 +86,7 @@ def test_only_keys_of_the_chosen_kind_are_suggested():
     ("path", "value", "meant"),
     [
         ("hardware.precision", "bf16", "bf16-mixed"),
-        ("hardware.precision", 32, "32-true"),
+        ("hardware.precision", "fp32", "32-true"),
         ("hardware.compile_mode", False, "null"),
         ("tokenizer.tokenizer_type", "unigramm", "unigram"),
         ("model.model_type", "Llama", "llama"),

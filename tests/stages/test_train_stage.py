@@ -231,3 +231,27 @@ def test_a_flipped_byte_in_the_tokens_is_refused_by_name(project):
 
     assert code == 4
     assert "artifacts/tokenizer/train.bin" in message
+
+
+def test_the_best_weights_can_be_kept_alone(project, trained):
+    spec = project.folder / "specs/experiment.yaml"
+    spec.write_text(spec.read_text().replace("save_every_n_steps: 7", "keep_best_only: true"))
+
+    code, _ = project.run("train")
+
+    model = project.folder / "artifacts/model"
+    assert code == 0
+    assert not (model / "final.safetensors").exists()
+    assert sha256_file(model / "model.safetensors") == trained.weights()[0]
+
+
+def test_what_this_version_cannot_do_is_refused_before_any_work(project):
+    spec = project.folder / "specs/experiment.yaml"
+    spec.write_text(spec.read_text().replace("num_threads: 1", "num_threads: 1, strategy: ddp"))
+
+    process = project.start("train")
+    _, err = process.communicate()
+
+    assert process.returncode == 1
+    assert "`hardware.strategy` asks for what this version cannot do" in err
+    assert not (project.folder / "artifacts/model").exists()

@@ -13,7 +13,13 @@ from pipeline.training.hardware import choose_execution
 
 pytestmark = pytest.mark.unit
 
-AUTO: dict[str, Any] = {"device": "cpu", "precision": "auto", "compile_mode": "auto", "num_threads": 1}
+AUTO: dict[str, Any] = {
+    "device": "cpu",
+    "precision": "auto",
+    "use_amp": None,
+    "compile_mode": "auto",
+    "num_threads": 1,
+}
 LONG, SHORT = 1e15, 1e9  # floating-point operations of a run
 
 
@@ -79,3 +85,20 @@ def test_threads_are_those_asked_for() -> None:
 
     choose_execution(**AUTO, flops=SHORT)
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "use_amp", "expected"),
+    [
+        ("32", None, "32-true"),
+        ("bf16", True, "bf16-mixed"),
+        ("bf16-mixed", False, "32-true"),
+        ("auto", False, "32-true"),
+    ],
+)
+def test_short_forms_are_understood_and_mixed_precision_can_be_forbidden(
+    precision: str, use_amp: bool | None, expected: str
+) -> None:
+    execution = choose_execution(**{**AUTO, "precision": precision, "use_amp": use_amp}, flops=SHORT)
+
+    assert execution.precision == expected

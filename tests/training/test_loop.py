@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import TrainingError
-from pipeline.training.loop import EpochDone, StepDone
+from pipeline.training.loop import CheckpointSaved, EpochDone, StepDone
 
 pytestmark = pytest.mark.unit
 
@@ -132,3 +132,16 @@ def test_most_steps_end_a_run_inside_an_epoch(make_bench: Make) -> None:
     assert result.progress.step == 5
     assert steps(bench)[-1].val_loss is not None
     assert len(result.progress.epoch_history) == 1
+
+
+@pytest.mark.parametrize(("interval", "saved"), [(None, []), (1, [8, 16, 24]), (2, [16])])
+def test_checkpoints_come_at_the_end_of_every_nth_epoch(
+    make_bench: Make, interval: int | None, saved: list[int]
+) -> None:
+    bench = make_bench(save_every_n_steps=None, save_every_n_epochs=interval, eval_every_n_steps=1000)
+
+    bench.start()
+
+    gains = {event.step for event in steps(bench) if event.improved}
+    found = [event.step for event in bench.events if isinstance(event, CheckpointSaved)]
+    assert [step for step in found if step not in gains or step in saved] == saved

@@ -37,6 +37,7 @@ class Bench:
             "patience": None,
             "min_delta": 0.0,
             "save_every_n_steps": 3,
+            "save_every_n_epochs": None,
             "keep_last_n": 2,
         }
         self.folder = folder
