@@ -85,7 +85,7 @@ def test_only_keys_of_the_chosen_kind_are_suggested():
 @pytest.mark.parametrize(
     ("path", "value", "meant"),
     [
-        ("hardware.precision", "bf16", "bf16-mixed"),
+        ("hardware.precision", "bfloat16", "bf16-mixed"),
         ("hardware.precision", "fp32", "32-true"),
         ("hardware.compile_mode", False, "null"),
         ("tokenizer.tokenizer_type", "unigramm", "unigram"),
