@@ -7,6 +7,7 @@ resume makes the same one.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import shutil
 import sys
@@ -18,10 +19,11 @@ import torch
 
 from pipeline.errors import TrainingError
 
-# Compiling costs half a minute and gains about 15 % (docs/performance.md): worth it from about two minutes of
-# arithmetic on two cores.
+# Compiling costs half a minute and gains about a third (docs/performance.md, plain loop): worth it from about two
+# minutes of arithmetic on two cores.
 _FLOPS_WORTH_COMPILING = 2e13
 _SHORT_FORMS = {"32": "32-true", "bf16": "bf16-mixed"}
+_ROUNDS = 25  # of about 20 ms
 _BF16_MUST_GAIN = 1.5  # matrix products are part of a step only: a smaller gain is eaten by the conversions
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 
@@ -123,22 +125,25 @@ def bf16_pays(device: str) -> bool:
     """Whether bfloat16 matrix products are clearly faster than float32 ones here.
 
     Measured, not looked up: of two processors that list bfloat16 instructions, one runs them at seven times the
-    speed of float32 and the other at half.
+    speed of float32 and the other at half. In turns, and the best of many: other load on the machine only ever adds
+    time, and must not hit one type alone.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return _matmul_seconds(torch.float32) > _BF16_MUST_GAIN * _matmul_seconds(torch.bfloat16)
+    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    for _ in range(_ROUNDS):
+        for dtype, seconds in best.items():
+            best[dtype] = min(seconds, _matmul_seconds(dtype))
+    return best[torch.float32] > _BF16_MUST_GAIN * best[torch.bfloat16]
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
     size = 768  # 0.9 GFLOP: milliseconds, and too large for the caches nearest the cores
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    times = []
-    for _ in range(7):  # the best of seven: other load on the machine only ever adds time
-        started = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - started)
-    return min(times)
+    torch.mm(a, b)  # wakes the threads
+    started = time.perf_counter()
+    torch.mm(a, b)
+    return time.perf_counter() - started
 
 
 def keep_freed_memory() -> None:
