@@ -23,7 +23,7 @@ from pipeline.errors import TrainingError
 # minutes of arithmetic on two cores.
 _FLOPS_WORTH_COMPILING = 2e13
 _SHORT_FORMS = {"32": "32-true", "bf16": "bf16-mixed"}
-_ROUNDS = 25  # of about 20 ms
+_ROUNDS = 25  # of about 6 ms
 _BF16_MUST_GAIN = 1.5  # matrix products are part of a step only: a smaller gain is eaten by the conversions
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 
@@ -138,7 +138,7 @@ def bf16_pays(device: str) -> bool:
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
-    size = 768  # 0.9 GFLOP: milliseconds, and too large for the caches nearest the cores
+    size = 512  # 0.3 GFLOP: a millisecond or so
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     torch.mm(a, b)  # wakes the threads
     started = time.perf_counter()
