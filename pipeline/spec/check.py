@@ -13,7 +13,7 @@ from referencing import Registry
 
 from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
 from pipeline.spec.nearest import closest
-from pipeline.spec.rules import RULES, UNREAD, UNSUPPORTED
+from pipeline.spec.rules import INNER_RULES, RULES, UNREAD, UNSUPPORTED
 from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
 from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
 from pipeline.spec.words import describe, expected, kinds_of, listed, spelled
@@ -146,8 +146,8 @@ def _missing_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
             continue
         child = owner["properties"][name]
         who = _named(miss.keys) if miss.keys else "the spec"
-        if "x-discriminator" in owner and name != owner["x-discriminator"]:
-            who += f" of {owner['x-discriminator']} `{miss.value[owner['x-discriminator']]}`"
+        if (discriminator := owner.get("x-discriminator")) in miss.value:
+            who += f" of {discriminator} `{miss.value[discriminator]}`"
         place = document.place_of(miss.keys, key=True)
         path = dotted((*miss.keys, name))
         allowed = "a mapping" if "properties" in child else expected(child)
@@ -157,9 +157,10 @@ def _missing_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _wrong_type(document: Document, miss: _Miss) -> Iterator[Problem]:
     schema, value, path, place = miss.schema, miss.value, dotted(miss.keys), document.place_of(miss.keys)
-    if "properties" in schema:
+    if kinds_of(schema) == ["object"]:
         found = "is empty" if value is None else f"is {describe(value)}"
-        message = f"the section {_named(miss.keys)} {found}, but must be a mapping of keys"
+        what = _named(miss.keys) if isinstance(miss.keys[-1], int) else f"the section {_named(miss.keys)}"
+        message = f"{what} {found}, but must be a mapping of keys"
         needed = "add its keys, indented" if schema.get("required") else "add its keys, indented, or remove it"
         yield document.problem("E0205", message, document.place_of(miss.keys, key=True), path=path, hint=needed)
         return
@@ -237,7 +238,7 @@ def _wrong_form(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _wrong_length(document: Document, miss: _Miss) -> Iterator[Problem]:
     path, size = dotted(miss.keys), len(miss.value)
-    unit = "character" if isinstance(miss.value, str) else "item"
+    unit = {str: "character", list: "item", dict: "key"}[type(miss.value)]
     message = f"`{path}` has {size} {unit}{'' if size == 1 else 's'}"
     allowed = expected(miss.schema)
     yield document.problem("E0306", message, document.place_of(miss.keys), path=path, allowed=allowed)
@@ -268,6 +269,8 @@ _REPORTERS: dict[str, Callable[[Document, _Miss], Iterator[Problem]]] = {
     "maxLength": _wrong_length,
     "minItems": _wrong_length,
     "maxItems": _wrong_length,
+    "minProperties": _wrong_length,
+    "maxProperties": _wrong_length,
     "uniqueItems": _repeated_items,
 }
 
@@ -278,11 +281,26 @@ _REPORTERS: dict[str, Callable[[Document, _Miss], Iterator[Problem]]] = {
 def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
     # A rule speaks only about values that are right by themselves: one mistake, one message.
     values = _sound_values(document, reported)
+    yield from _broken_rules(document, values)
+    yield from _idle_settings(document, values)
+    yield from _vain_settings(document, values)
+    yield from _unusual_values(document, values)
+
+
+def _broken_rules(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
     for rule in RULES.get(document.kind, ()):
         if values.keys() >= set(rule.reads) and (found := rule.broken(*(values[name] for name in rule.reads))):
             path = next((name for name in rule.reads if _is_given(document, name)), rule.reads[0])
             place = document.place_of(tuple(path.split(".")))
             yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
+    for inner in INNER_RULES.get(document.kind, ()):
+        if values.keys() >= set(inner.reads):
+            for keys, message, hint in inner.broken(*(values[name] for name in inner.reads)):
+                here = (*inner.reads[0].split("."), *keys)
+                yield document.problem(inner.code, message, document.place_of(here), path=dotted(here), hint=hint)
+
+
+def _idle_settings(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
     for row in UNREAD.get(document.kind, ()):
         schema = _leaves(document.kind)[row.setting]
         given = _is_given(document, row.setting) and values.keys() >= {row.setting, row.reads}
@@ -290,11 +308,17 @@ def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
             message = f"`{row.setting}` has no effect: {row.why}"
             place = document.place_of(tuple(row.setting.split(".")), key=True)
             yield document.problem("W0102", message, place, path=row.setting, hint="remove it")
+
+
+def _vain_settings(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
     for lack in UNSUPPORTED.get(document.kind, ()):
         if lack.setting in values and lack.when(values[lack.setting]):
             message = f"`{lack.setting}` asks for what this version cannot do: {lack.why}"
             place = document.place_of(tuple(lack.setting.split(".")))
             yield document.problem("W0103", message, place, path=lack.setting, hint=lack.hint)
+
+
+def _unusual_values(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
     for name, schema in _leaves(document.kind).items():
         for warning in schema.get("x-warn", ()):
             if name in values and Draft202012Validator(warning["if"]).is_valid(values[name]):
@@ -310,7 +334,7 @@ def _sound_values(document: Document, reported: set[str]) -> dict[str, Any]:
     values = {}
     for name, schema in known.items():
         above = [name, *(name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1))]
-        if any(path.split("[")[0] in above for path in reported):
+        if any(path in above or path.startswith((f"{name}.", f"{name}[")) for path in reported):
             continue
         if any(path.rpartition(".")[0] in strange and not _is_given(document, path) for path in above):
             continue

@@ -3,64 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-Finding = tuple[str, str] | None  # what is wrong and what to do, or nothing
+from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
 
 _CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 _BYTES = 256  # byte fallback has a piece for each
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule.
-
-    Attributes:
-        code: a key of `diagnose.CODES`.
-        reads: the dotted settings it looks at; the first one that is in the file is shown.
-        broken: takes their values in this order, says what is wrong.
-    """
-
-    code: str
-    reads: tuple[str, ...]
-    broken: Callable[..., Finding]
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """A setting that is right, but asks for something that this version of the toolkit does not do yet.
-
-    Such a document passes the check, with a warning, and is refused before anything runs.
-
-    Attributes:
-        setting: the dotted setting.
-        when: whether a value asks for it.
-        why: what is not there.
-        hint: what to set instead.
-    """
-
-    setting: str
-    when: Callable[[Any], bool]
-    why: str
-    hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """A setting that has no effect while another one has certain values.
-
-    Attributes:
-        setting: the dotted setting.
-        reads: the other one.
-        when: whether a value of the other one makes the setting idle.
-        why: the reason, to be read after "because".
-    """
-
-    setting: str
-    reads: str
-    when: Callable[[Any], bool]
-    why: str
 
 
 def heads_divide_width(num_heads: int, d_model: int) -> Finding:
@@ -250,8 +197,9 @@ _EXPERIMENT_UNSUPPORTED = (
     Unsupported("export.export_bundle", bool, "only the formats are written", "set it to false"),
 )
 
-# Kind of document → its rules, its idle settings and what it can ask for in vain
+# Kind of document → its rules, those inside its lists and maps, its idle settings and what it can ask for in vain
 RULES: dict[str, tuple[Rule, ...]] = {"experiment": _EXPERIMENT}
+INNER_RULES: dict[str, tuple[InnerRule, ...]] = {}
 UNREAD: dict[str, tuple[Unread, ...]] = {"experiment": _EXPERIMENT_UNREAD}
 UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {"experiment": _EXPERIMENT_UNSUPPORTED}
 

@@ -148,10 +148,12 @@ def _chosen(
 def _freeze(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return Section(name, value)
-    return tuple(value) if isinstance(value, list) else copy.copy(value)
+    if isinstance(value, list):
+        return tuple(_freeze(f"{name}[{index}]", item) for index, item in enumerate(value))
+    return copy.copy(value)
 
 
 def _thaw(value: Any) -> Any:
     if isinstance(value, Section):
         return {key: _thaw(inner) for key, inner in value._values.items()}  # noqa: SLF001 - this file's own class
-    return list(value) if isinstance(value, tuple) else value
+    return [_thaw(item) for item in value] if isinstance(value, tuple) else value

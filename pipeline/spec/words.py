@@ -18,6 +18,13 @@ _ONE = {
     "object": "a mapping",
     "null": "null",
 }
+_MANY = {
+    "a number": "numbers",
+    "a whole number": "whole numbers",
+    "text": "texts",
+    "a list": "lists",
+    "a mapping": "mappings",
+}
 _LONGEST = 60  # characters of a value that a message repeats
 
 
@@ -41,9 +48,11 @@ def expected(schema: Schema) -> str:
         elif kind == "string":
             word += _size(schema, "Length", "character")
         elif kind == "array":
-            items = expected(schema["items"]) if "items" in schema else ""
-            word = f"a list of {'texts' if items.startswith('text') else items}" if items else word
+            items = expected(schema.get("items", {}))
+            word = f"a list of {_several(items)}" if items else word
             word += _size(schema, "Items", "item")
+        elif kind == "object":
+            word += _size(schema, "Properties", "key")
         words.append(word)
     return ", or ".join(words)
 
@@ -70,6 +79,12 @@ def spelled(value: Any) -> str:
 def listed(words: Sequence[str], joiner: str = "or") -> str:
     """`a`, `a or b`, `a, b or c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"
+
+
+def _several(items: str) -> str:
+    """`a number above 0` as `numbers above 0`."""
+    one = next((one for one in _MANY if items.startswith(one)), "")
+    return f"{_MANY[one]}{items.removeprefix(one)}" if one else items
 
 
 def _range(schema: Schema) -> str:
