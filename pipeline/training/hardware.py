@@ -125,22 +125,25 @@ def bf16_pays(device: str) -> bool:
     """Whether bfloat16 matrix products are clearly faster than float32 ones here.
 
     Measured, not looked up: of two processors that list bfloat16 instructions, one runs them at seven times the
-    speed of float32 and the other at half. In turns, and the best of many: other load on the machine only ever adds
-    time, and must not hit one type alone.
+    speed of float32 and the other at half. On one thread, in turns, and the best of many: other load on the machine
+    only ever adds time, most of all to threads that wait for each other, and must not hit one type alone.
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for _ in range(_ROUNDS):
         for dtype, seconds in best.items():
             best[dtype] = min(seconds, _matmul_seconds(dtype))
+    torch.set_num_threads(threads)
     return best[torch.float32] > _BF16_MUST_GAIN * best[torch.bfloat16]
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
     size = 512  # 0.3 GFLOP: a millisecond or so
     a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    torch.mm(a, b)  # wakes the threads
+    torch.mm(a, b)  # brings them into the caches
     started = time.perf_counter()
     torch.mm(a, b)
     return time.perf_counter() - started
