@@ -195,8 +195,6 @@ _TYPES = {
 }
 # keyword → (its value in the schema, what is there) → what is wrong
 _WORDS: Mapping[str, Callable[[Any, Any], str]] = {
-    str, Callable[[Any, Any], str]
-] = {  # keyword → (its value in the schema, what is there) → what is wrong
     "type": lambda types, value: f"must be {_named(types)}, but is {_shown(value)}",
     "const": lambda known, value: f"must be {_shown(known)}, but is {_shown(value)}",
     "enum": lambda choices, value: f"must be one of {', '.join(map(_shown, choices))}, but is {_shown(value)}",
