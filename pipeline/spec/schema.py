@@ -27,8 +27,9 @@ def kinds(version: int = 1) -> tuple[str, ...]:
 def schema_of(kind: str = EXPERIMENT, version: int = 1) -> Schema:
     """The schema of a document, with what each `$ref` names written in its place. Read-only by agreement.
 
-    A `$ref` is the path of a file in the version's folder; keywords beside it win over that file's. With
-    `x-partial: true` beside it nothing in there is required: it describes what is laid over a whole.
+    A `$ref` is the path of a file in the version's folder, and perhaps `#/` and the way to a part of it; keywords
+    beside it win over what stands there. With `x-partial: true` beside it nothing in there is required: it describes
+    what is laid over a whole.
     """
     return _read(f"{kind}.json", SCHEMAS / f"v{version}")
 
@@ -48,7 +49,10 @@ def _referred(node: Any, folder: Path) -> Any:
         return node
     if "$ref" not in node:
         return {key: _referred(value, folder) for key, value in node.items()}
-    there = _read(node["$ref"], folder)
+    file, _, way = node["$ref"].partition("#/")
+    there = _read(file, folder)
+    for name in way.split("/") if way else ():
+        there = there[name]
     beside = {key: value for key, value in node.items() if key not in ("$ref", "x-partial")}
     return {**(_partial(there) if node.get("x-partial") else there), **_referred(beside, folder)}
 
