@@ -13,6 +13,8 @@ from referencing import Registry
 
 from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
 from pipeline.spec.nearest import closest
+from pipeline.spec.project import PROJECT_RULES, Project
+from pipeline.spec.rule import Finding, Rule
 from pipeline.spec.rules import INNER_RULES, RULES, UNREAD, UNSUPPORTED
 from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
 from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
@@ -29,12 +31,17 @@ _NONE = ("none", "nil", "nan", "")
 _MOST_SLIPS = 100  # unknown keys of one mapping for which a suggestion is looked for
 
 
-def check(document: Document) -> list[Problem]:
-    """All problems of a document, sorted by position; what is only odd is among them with a W code."""
+def check(document: Document, project: Project | None = None) -> list[Problem]:
+    """All problems of a document, sorted by position; what is only odd is among them with a W code.
+
+    Args:
+        document: a parsed file.
+        project: what to compare it with besides itself; None looks at nothing else.
+    """
     problems = list(document.problems)
     if document.kind in kinds():
         problems += _schema_problems(document)
-        problems += _rule_problems(document, {problem.path for problem in problems})
+        problems += _rule_problems(document, {problem.path for problem in problems}, project)
     else:
         problems.append(_unknown_kind(document))
     return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.code))
@@ -238,7 +245,7 @@ def _wrong_form(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _wrong_length(document: Document, miss: _Miss) -> Iterator[Problem]:
     path, size = dotted(miss.keys), len(miss.value)
-    unit = {str: "character", list: "item", dict: "key"}[type(miss.value)]
+    unit = "character" if isinstance(miss.value, str) else "item" if isinstance(miss.value, list) else "key"
     message = f"`{path}` has {size} {unit}{'' if size == 1 else 's'}"
     allowed = expected(miss.schema)
     yield document.problem("E0306", message, document.place_of(miss.keys), path=path, allowed=allowed)
@@ -278,10 +285,12 @@ _REPORTERS: dict[str, Callable[[Document, _Miss], Iterator[Problem]]] = {
 # What the rules say
 
 
-def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
+def _rule_problems(document: Document, reported: set[str], project: Project | None) -> Iterator[Problem]:
     # A rule speaks only about values that are right by themselves: one mistake, one message.
     values = _sound_values(document, reported)
     yield from _broken_rules(document, values)
+    if project is not None:
+        yield from _differences_from_project(document, values, project)
     yield from _idle_settings(document, values)
     yield from _vain_settings(document, values)
     yield from _unusual_values(document, values)
@@ -289,7 +298,7 @@ def _rule_problems(document: Document, reported: set[str]) -> Iterator[Problem]:
 
 def _broken_rules(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
     for rule in RULES.get(document.kind, ()):
-        if values.keys() >= set(rule.reads) and (found := rule.broken(*(values[name] for name in rule.reads))):
+        if found := _broken(document, values, rule):
             path = next((name for name in rule.reads if _is_given(document, name)), rule.reads[0])
             place = document.place_of(tuple(path.split(".")))
             yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
@@ -298,6 +307,22 @@ def _broken_rules(document: Document, values: dict[str, Any]) -> Iterator[Proble
             for keys, message, hint in inner.broken(*(values[name] for name in inner.reads)):
                 here = (*inner.reads[0].split("."), *keys)
                 yield document.problem(inner.code, message, document.place_of(here), path=dotted(here), hint=hint)
+
+
+def _differences_from_project(document: Document, values: dict[str, Any], project: Project) -> Iterator[Problem]:
+    for rule in PROJECT_RULES.get(document.kind, ()):
+        if found := _broken(document, values, rule, project):
+            path = rule.reads[0]
+            place = document.place_of(tuple(path.split(".")))
+            yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
+
+
+def _broken(document: Document, values: dict[str, Any], rule: Rule, *before: Any) -> Finding:
+    if not values.keys() >= set(rule.reads):
+        return None
+    if rule.code.startswith("W") and not _is_given(document, rule.reads[0]):
+        return None  # nobody wrote what is odd
+    return rule.broken(*before, *(values[name] for name in rule.reads))
 
 
 def _idle_settings(document: Document, values: dict[str, Any]) -> Iterator[Problem]:

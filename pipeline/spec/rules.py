@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.spec.oddities import ODD_EXPERIMENT
 from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
 
 _CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
@@ -111,6 +112,20 @@ def special_tokens_are_new(special_tokens: list[str]) -> Finding:
     return f"the special token {again[0]} is always part of the vocabulary", f"remove {', '.join(again)} from the list"
 
 
+def numbered_devices_are_graphics_processors(devices: object, device: str) -> Finding:
+    """Processors have no numbers."""
+    if device != "cpu" or not isinstance(devices, list):
+        return None
+    return "devices lists numbers of CUDA devices, but device is cpu", "set devices to auto, or device to cuda"
+
+
+def one_process_stays_on_one_machine(strategy: str | None, num_nodes: int) -> Finding:
+    """`dp` copies the model inside one process."""
+    if strategy != "dp" or num_nodes == 1:
+        return None
+    return f"strategy dp works inside one process and cannot use {num_nodes} machines", "set strategy to ddp"
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -134,6 +149,9 @@ _EXPERIMENT = (
         vocabulary_has_room,
     ),
     Rule("E0409", ("tokenizer.special_tokens",), special_tokens_are_new),
+    Rule("E0410", ("hardware.devices", "hardware.device"), numbered_devices_are_graphics_processors),
+    Rule("E0411", ("hardware.strategy", "hardware.num_nodes"), one_process_stays_on_one_machine),
+    *ODD_EXPERIMENT,
 )  # fmt: skip
 
 # Only values that differ from the default are reported: a complete spec spells out settings that happen to be idle.
@@ -160,6 +178,36 @@ _EXPERIMENT_UNREAD = (
         "dataset.source.format",
         lambda form: form in ("text", "markdown"),
         "only JSON Lines has fields",
+    ),
+    Unread(
+        "dataset.cleaning.strip_markdown",
+        "dataset.source.format",
+        lambda form: form == "text",
+        "plain text has no Markdown marks",
+    ),
+    Unread(
+        "dataset.max_val_samples", "dataset.validation_split", lambda share: share == 0, "there is no validation split"
+    ),
+    Unread(
+        "training.eval_every_n_steps",
+        "dataset.validation_split",
+        lambda share: share == 0,
+        "there is no validation split to evaluate on",
+    ),
+    Unread("hardware.compile_fullgraph", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
+    Unread("hardware.compile_dynamic", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
+    Unread(
+        "logging.sample_max_new_tokens",
+        "logging.sample_prompts",
+        lambda prompts: not prompts,
+        "sample_prompts is empty",
+    ),
+    Unread("logging.sample_temperature", "logging.sample_prompts", lambda prompts: not prompts, "there are no prompts"),
+    Unread(
+        "validation.generation_seed",
+        "validation.temperature",
+        lambda temperature: temperature == 0,
+        "temperature 0 always takes the likeliest token",
     ),
     Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "`onnx` is not among the formats"),
 )

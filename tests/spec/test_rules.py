@@ -8,6 +8,9 @@ from pipeline.spec.rules import RULES, UNREAD
 from pipeline.spec.schema import schema_at, schema_of
 
 pytestmark = pytest.mark.unit
+NO_BUDGETS = (
+    "{val_loss: null, rss_mb: null, peak_mb: null, latency_p95_ms: null, model_mb: null, training_minutes: null}"
+)
 
 
 def test_rules_read_settings_that_exist_under_codes_that_exist():
@@ -92,6 +95,12 @@ def test_one_mistake_is_one_message(problems_of, text):
         ("training: {early_stopping_min_delta: 0.1}", "training.early_stopping_min_delta"),
         ("model: {model_type: gpt, rope_theta: 5000}", "model.rope_theta"),
         ("export: {formats: [pytorch], opset: 20}", "export.opset"),
+        ("hardware: {compile_mode: null, compile_fullgraph: true}", "hardware.compile_fullgraph"),
+        ("hardware: {compile_mode: null, compile_dynamic: true}", "hardware.compile_dynamic"),
+        ("logging: {sample_max_new_tokens: 9}", "logging.sample_max_new_tokens"),
+        ("logging: {sample_prompts: [], sample_temperature: 0.3}", "logging.sample_temperature"),
+        ("validation: {temperature: 0, generation_seed: 7}", "validation.generation_seed"),
+        (f"validation: {{on_budget_failure: warn, budgets: {NO_BUDGETS}}}", "validation.on_budget_failure"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_a_warning_at_its_key(spec_of, text, path):
@@ -101,13 +110,90 @@ def test_a_setting_that_nothing_reads_is_a_warning_at_its_key(spec_of, text, pat
 
 
 def test_an_unusual_value_is_a_warning(spec_of):
-    [warning] = spec_of("training: {learning_rate: 0.05}").warnings
+    [warning] = spec_of("model: {dropout: 0.6}").warnings
 
-    assert (warning.code, warning.path) == ("W0101", "training.learning_rate")
+    assert (warning.code, warning.path) == ("W0101", "model.dropout")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "path"),
+    [
+        ("training: {learning_rate: 0.05}", "W0101", "training.learning_rate"),
+        ("training: {learning_rate: 2e-3}\nmodel: {d_model: 1536}", "W0101", "training.learning_rate"),
+        ("hardware: {use_amp: true, precision: 32-true}", "W0105", "hardware.use_amp"),
+        ("hardware: {precision: '32', device: cuda}", "W0106", "hardware.precision"),
+        ("scheduler: {warmup_ratio: 0.02}\ntraining: {max_steps: 20}", "W0107", "scheduler.warmup_ratio"),
+        ("hardware: {compile_mode: default}\ntraining: {max_steps: 50}", "W0108", "hardware.compile_mode"),
+        ("training: {max_steps: 50, eval_every_n_steps: 51}", "W0109", "training.eval_every_n_steps"),
+        (
+            "training: {max_steps: 50}\ncheckpointing: {save_every_n_steps: 51}",
+            "W0109",
+            "checkpointing.save_every_n_steps",
+        ),
+        ("export: {formats: [torchscript]}", "W0110", "export.formats"),
+    ],
+)
+def test_what_is_right_but_rarely_meant_is_a_warning(spec_of, text, code, path):
+    [warning] = spec_of(text).warnings
+
+    assert (warning.code, warning.path) == (code, path)
+
+
+def test_a_strategy_for_many_devices_on_one_is_a_warning(spec_of):
+    codes = {warning.code for warning in spec_of("hardware: {strategy: ddp, devices: [0]}").warnings}
+
+    assert "W0104" in codes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "training: {learning_rate: 1e-3}\nmodel: {d_model: 4096, num_heads: 32}",
+        "training: {learning_rate: 2e-3}\nmodel: {d_model: 768, num_heads: 12}",
+        "training: {learning_rate: 1e-2}\nmodel: {d_model: 96}",
+        "hardware: {use_amp: true, precision: bf16-mixed, device: cuda}",
+        "scheduler: {warmup_ratio: 0.0}\ntraining: {max_steps: 20}",
+        "scheduler: {warmup_ratio: 0.05, warmup_steps: 1}\ntraining: {max_steps: 9}",
+        "training: {max_steps: 5}",
+        "hardware: {compile_mode: default}\ntraining: {max_steps: 5000}",
+        "hardware: {compile_mode: default}",
+        "training: {max_steps: 50, eval_every_n_steps: 50}\ncheckpointing: {save_every_n_steps: 50}",
+        "export: {formats: [onnx, torchscript]}",
+        "validation: {on_budget_failure: warn}",
+    ],
+)
+def test_what_is_usual_or_was_not_written_is_no_warning(spec_of, text):
+    assert spec_of(text).warnings == ()
+
+
+def test_the_checker_and_the_train_stage_agree_from_when_on_compiling_pays():
+    from pipeline.spec.oddities import FLOPS_WORTH_COMPILING
+    from pipeline.training import hardware
+
+    assert hardware.worth_compiling(FLOPS_WORTH_COMPILING)
+    assert not hardware.worth_compiling(FLOPS_WORTH_COMPILING * 0.999)
 
 
 def test_an_idle_setting_at_its_default_is_no_warning(spec_of):
     assert spec_of("scheduler: {warmup_steps: 1, warmup_ratio: 0.05, decay_ratio: 0.2}").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "text", "path"),
+    [
+        ("validation_split: 0, test_split: 0.1, max_val_samples: 3", "", "dataset.max_val_samples"),
+        ("validation_split: 0, test_split: 0.1", "training: {eval_every_n_steps: 9}", "training.eval_every_n_steps"),
+        ("cleaning: {strip_markdown: true}", "", "dataset.cleaning.strip_markdown"),
+    ],
+)
+def test_a_setting_that_the_corpus_makes_idle_is_a_warning(dataset, text, path):
+    source = "source: {kind: files, paths: [a], format: text}"
+    judged = "test" if "validation_split: 0" in dataset else "validation"
+    spec = f"schema_version: 1\nname: x\ndataset: {{{source}, {dataset}}}\nvalidation: {{split: {judged}}}\n{text}"
+
+    [warning] = parse_spec(spec.encode(), "x.yaml").warnings
+
+    assert (warning.code, warning.path) == ("W0102", path)
 
 
 def test_early_stopping_without_a_validation_split_is_a_warning():

@@ -1,0 +1,117 @@
+"""What a spec can be compared with in its project: reports of the last run, folders that it names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.paths import REPORTS
+from pipeline.spec.rule import Finding, Rule
+
+_SPLIT = ("split_method", "validation_split", "test_split", "split_seed", "max_train_samples", "max_val_samples")
+_CORPUS = ("dataset.dataset_name", *(f"dataset.{name}" for name in _SPLIT))
+# A token of text is some three characters long (reports/tokenizer.json has it), so that with fewer than this a piece is
+# seen fewer than ten times in an epoch: too few to learn what it means.
+_CHARACTERS_FOR_A_PIECE = 30
+
+
+@dataclass(frozen=True)
+class Project:
+    """The folder in which a spec would be built, and what is known there."""
+
+    folder: Path
+
+    @cached_property
+    def corpus(self) -> dict[str, Any] | None:
+        """reports/corpus.json."""
+        return self._report("corpus.json")
+
+    @cached_property
+    def tokenizer(self) -> dict[str, Any] | None:
+        """reports/tokenizer.json."""
+        return self._report("tokenizer.json")
+
+    def training_characters(self, dataset_name: str, *split: Any) -> int | None:
+        """Characters of the training split, if the corpus there is the one that a spec describes."""
+        report = self.corpus
+        described = {"dataset_name": dataset_name, "split": dict(zip(_SPLIT, split, strict=True))}
+        if report is None or any(report.get(key) != value for key, value in described.items()):
+            return None
+        return int(report["splits"]["train"]["characters"])
+
+    def training_tokens(self, tokenizer_type: str, vocab_size: int) -> int | None:
+        """Tokens of the training split, if the tokenizer there is the one that a spec describes."""
+        report = self.tokenizer
+        if report is None or (report.get("tokenizer_type"), report.get("vocab_size")) != (tokenizer_type, vocab_size):
+            return None
+        return int(report["splits"]["train"]["tokens"])
+
+    def _report(self, name: str) -> dict[str, Any] | None:
+        """A report, or nothing; that it is damaged is said when it is checked itself."""
+        try:
+            report = json.loads((self.folder / REPORTS / name).read_text(encoding="utf-8"))
+            return report if report["splits"]["train"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def text_fills_the_vocabulary(project: Project, vocab_size: int, *corpus: Any) -> Finding:
+    """Each piece must be met often enough to be learned."""
+    characters = project.training_characters(*corpus)
+    if characters is None or characters >= _CHARACTERS_FOR_A_PIECE * vocab_size:
+        return None
+    message = (
+        f"vocab_size {vocab_size} is large for the {characters:,} characters of the training split"
+        f" ({REPORTS / 'corpus.json'}): most pieces are seen fewer than ten times"
+    )
+    return message, f"take {max(16, characters // _CHARACTERS_FOR_A_PIECE)} or less"
+
+
+def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it reads
+    project: Project,
+    batch_size: int,
+    gradient_accumulation_steps: int,
+    max_seq_len: int,
+    tokenizer_type: str,
+    vocab_size: int,
+    *corpus: Any,
+) -> Finding:
+    """With more sequences in a step than there are, an epoch is one small step."""
+    tokens = project.training_tokens(tokenizer_type, vocab_size)
+    if tokens is None or project.training_characters(*corpus) is None:
+        return None
+    sequences, step = -(-tokens // max_seq_len), batch_size * gradient_accumulation_steps
+    if step <= sequences:
+        return None
+    message = (
+        f"a step takes {step} sequences (batch_size x gradient_accumulation_steps), but the training split has"
+        f" {sequences} of {max_seq_len} tokens ({REPORTS / 'tokenizer.json'})"
+    )
+    return message, "lower batch_size or gradient_accumulation_steps"
+
+
+def weights_are_there(project: Project, resume_from_checkpoint: str | None) -> Finding:
+    """Training cannot start from weights that are not there."""
+    if resume_from_checkpoint is None or (project.folder / resume_from_checkpoint).exists():
+        return None
+    return f"there is no {resume_from_checkpoint} in this project", "paths are relative to the project folder"
+
+
+# Kind of document → its rules; each takes the project before the values it reads.
+PROJECT_RULES: dict[str, tuple[Rule, ...]] = {
+    "experiment": (
+        Rule("W0111", ("training.resume_from_checkpoint",), weights_are_there),
+        Rule("W0112", ("tokenizer.vocab_size", *_CORPUS), text_fills_the_vocabulary),
+        Rule(
+            "W0113",
+            (
+                "training.batch_size", "training.gradient_accumulation_steps", "model.max_seq_len",
+                "tokenizer.tokenizer_type", "tokenizer.vocab_size", *_CORPUS,
+            ),
+            batch_fits_an_epoch,
+        ),
+    )
+}  # fmt: skip
