@@ -18,6 +18,7 @@ from pipeline.spec.rule import Finding, Rule
 from pipeline.spec.rules import INNER_RULES, RULES, UNREAD, UNSUPPORTED
 from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
 from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
+from pipeline.spec.versions import other_version
 from pipeline.spec.words import describe, expected, kinds_of, listed, spelled
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def check(document: Document, project: Project | None = None) -> list[Problem]:
         document: a parsed file.
         project: what to compare it with besides itself; None looks at nothing else.
     """
+    if other := other_version(document):
+        return [*document.problems, other]
     problems = list(document.problems)
     if document.kind in kinds():
         problems += _schema_problems(document)

@@ -1,0 +1,61 @@
+"""The options of the one-command pipeline, as JSON, YAML or the shell call itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.spec.migrate.table import Carried, Dialect, Dropped, Fixed
+
+_CACHED = "a stage whose inputs did not change is not run again"
+
+
+def _corpus_file(output_dir: Any) -> Any:
+    return (
+        [f"{output_dir.removeprefix('./').rstrip('/')}/corpus_bilingual.txt"]
+        if isinstance(output_dir, str)
+        else output_dir
+    )
+
+
+ONE_COMMAND = Dialect(
+    name="one-command",
+    title="set of options of the one-command pipeline",
+    kind="experiment",
+    rows=(
+        Dropped("corpus_url", "the earlier pipeline never used it; dataset.source can name an address"),
+        Carried("vocab_size", "tokenizer.vocab_size", 8000),
+        Carried("epochs", "training.epochs", 20),
+        Carried("batch_size", "training.batch_size", 32),
+        Carried("learning_rate", "training.learning_rate", 3e-4),
+        Carried("max_seq_length", "model.max_seq_len", 128),
+        Carried(
+            "output_dir",
+            "dataset.source.paths",
+            "./data",
+            meaning=_corpus_file,
+            note="the corpus it wrote there is read; what is made now goes to artifacts/",
+        ),
+        Dropped("resume", "an interrupted run goes on by itself"),
+        Dropped("skip_corpus", _CACHED),
+        Dropped("skip_tokenizer", _CACHED),
+        Dropped("help", "it only printed the options"),
+    ),
+    fixed=(
+        Fixed("dataset.source.kind", "files", "it wrote its corpus to one file"),
+        Fixed("dataset.split_method", "contiguous", "one file cannot be dealt to splits as a whole"),
+        Fixed("model.model_type", "gpt", "the architecture of its script"),
+        Fixed("model.num_layers", 2, "its script's figure"),
+        Fixed("model.d_model", 128, "its script's figure"),
+        Fixed("model.num_heads", 4, "its script's figure"),
+        Fixed("model.d_ff", 256, "its script's figure"),
+        Fixed("model.tie_embeddings", False, "its 2.45 million parameters are those of two matrices"),
+        Fixed("optimizer.adam_beta2", 0.999, "PyTorch's default"),
+        Fixed("optimizer.weight_decay", 0.01, "the default of PyTorch's AdamW"),
+        Fixed("scheduler.warmup_ratio", 0.0, "it never warmed up"),
+        Fixed("scheduler.min_lr_ratio", 0.0, "its cosine ended at zero"),
+        Fixed("checkpointing.save_every_n_epochs", 5, "its script's figure"),
+        Fixed("logging.sample_prompts", ["Hello", "Hola"], "its script's prompts"),
+        Fixed("logging.sample_max_new_tokens", 30, "its script's figure"),
+        Fixed("validation.max_new_tokens", 10, "its inference test"),
+    ),
+)  # fmt: skip
