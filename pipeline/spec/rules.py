@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from pipeline.spec import holes
+from pipeline.spec.kind_rules import INNER_RULES_OF_KINDS, RULES_OF_KINDS, UNREAD_OF_KINDS
 from pipeline.spec.oddities import ODD_EXPERIMENT
 from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
 
@@ -245,11 +248,37 @@ _EXPERIMENT_UNSUPPORTED = (
     Unsupported("export.export_bundle", bool, "only the formats are written", "set it to false"),
 )
 
+
+def _of_a_preset(*settings: str) -> tuple[str, ...]:
+    return tuple(f"values.{setting}" for setting in settings)
+
+
 # Kind of document → its rules, those inside its lists and maps, its idle settings and what it can ask for in vain
-RULES: dict[str, tuple[Rule, ...]] = {"experiment": _EXPERIMENT}
-INNER_RULES: dict[str, tuple[InnerRule, ...]] = {}
-UNREAD: dict[str, tuple[Unread, ...]] = {"experiment": _EXPERIMENT_UNREAD}
-UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {"experiment": _EXPERIMENT_UNSUPPORTED}
+# (a preset is laid over the defaults of an experiment, so the same holds for its values)
+RULES: dict[str, tuple[Rule, ...]] = {
+    "experiment": _EXPERIMENT,
+    "preset": tuple(replace(row, reads=_of_a_preset(*row.reads)) for row in _EXPERIMENT),
+}
+INNER_RULES: dict[str, tuple[InnerRule, ...]] = {"template": holes.RULES}
+UNREAD: dict[str, tuple[Unread, ...]] = {
+    "experiment": _EXPERIMENT_UNREAD,
+    "preset": tuple(
+        replace(row, setting=setting, reads=reads)
+        for row in _EXPERIMENT_UNREAD
+        for setting, reads in [_of_a_preset(row.setting, row.reads)]
+    ),
+}
+UNSUPPORTED: dict[str, tuple[Unsupported, ...]] = {
+    "experiment": _EXPERIMENT_UNSUPPORTED,
+    "preset": tuple(replace(row, setting=_of_a_preset(row.setting)[0]) for row in _EXPERIMENT_UNSUPPORTED),
+}
+
+# The other kinds have rows of their own. A corpus is a dataset section by itself.
+RULES |= RULES_OF_KINDS
+RULES["corpus"] = tuple(row for row in _EXPERIMENT if all(name.startswith("dataset.") for name in row.reads))
+INNER_RULES |= INNER_RULES_OF_KINDS
+UNREAD |= UNREAD_OF_KINDS
+UNREAD["corpus"] = tuple(row for row in _EXPERIMENT_UNREAD if {row.setting[:8], row.reads[:8]} == {"dataset."})
 
 
 def _neighbours(value: int, fits: Callable[[int], bool]) -> str:
