@@ -71,6 +71,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "dvc_outcome": Artefact(("status/dvc.json",), "foundry run"),
     "stage_status": Artefact(("status/*.json",), "foundry run"),
     "download_validator": Artefact(("partial/*.validator.json",), "foundry run"),
+    "lock": Artefact(("*.lock.json",), "foundry lock -o"),
 }
 
 
