@@ -99,8 +99,8 @@ def test_a_spec_that_does_not_exist_ends_with_1(tmp_path):
 def test_ctrl_c_ends_with_130_and_one_line(checkout):
     # `--from` a stage name is read before anything starts, so the process is caught while it imports or checks.
     script = (
-        "import os, signal, pipeline.commands.check as c, pipeline.spec\n"
-        "pipeline.spec.load_spec = lambda path: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal, pipeline.spec.survey\n"
+        "pipeline.spec.survey.check_all = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "import pipeline.cli; pipeline.cli.main(['check'])"
     )
 
