@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.files import canonical_json, sha256_bytes
 from pipeline.spec.schema import Schema, schema_of
 
 if TYPE_CHECKING:
@@ -101,8 +100,10 @@ class Spec:
         return values
 
     def hash(self) -> str:
-        """The SHA-256 of all values: equal for equal settings, however their file spells or orders them."""
-        return sha256_bytes(canonical_json(self.to_dict()).encode())
+        """The hash of its lock: equal for specs that give the same result; see `pipeline.spec.lock`."""
+        from pipeline.spec.lock import lock_of  # noqa: PLC0415 - which is made from specs
+
+        return lock_of(self).hash
 
     def leaves(self, stage: str | None = None, effects: Collection[str] | None = None) -> list[str]:
         """The dotted names of the settings that a stage reads, in the order of the schema.

@@ -60,13 +60,13 @@ def test_a_spec_cannot_be_changed(spec_of):
 
 def test_what_a_spec_hands_out_is_a_copy(spec_of):
     spec = spec_of()
-    before = spec.hash()
+    before = spec.to_dict()
 
     spec.section("export")["formats"].append("exe")
     spec.to_dict()["training"]["epochs"] = 99
     stage_values(spec, "export")["export"]["formats"].clear()
 
-    assert spec.hash() == before
+    assert spec.to_dict() == before
 
 
 def test_a_misnamed_setting_says_what_there_is(spec_of):
@@ -88,12 +88,12 @@ def test_equal_settings_hash_equally_however_they_are_written():
     assert plain == other
 
 
-def test_every_changed_setting_changes_the_hash(spec_of):
+def test_settings_that_give_another_result_hash_differently(spec_of):
     hashes = {
         spec_of(text).hash() for text in ("", "notes: y", "training: {epochs: 5}", "optimizer: {weight_decay: 0}")
     }
 
-    assert len(hashes) == 4
+    assert len(hashes) == 3  # notes change nothing
 
 
 def test_the_resolved_spec_resolves_to_itself():
