@@ -19,7 +19,7 @@ import yaml
 
 from pipeline.spec.diagnose import Problem, SpecError
 from pipeline.spec.nearest import closest
-from pipeline.spec.schema import EXPERIMENT, Schema, schema_of
+from pipeline.spec.schema import EXPERIMENT, Schema, kinds, schema_of
 
 Keys = tuple[Any, ...]  # the way to a value, through names and numbers of items: ("dataset", "source", "members", 0)
 
@@ -47,6 +47,7 @@ _CORE: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z"), lambda text: float(text.replace(".", ""))),
     (re.compile(r"\.(?:nan|NaN|NAN)\Z"), lambda _: math.nan),
 )
+_BEGINS_NO_TEXT = "-+.0123456789~nNtTfF"  # what else than text can begin with
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what PyYAML counts as one
 # Where libyaml takes what PyYAML refuses, or counts columns otherwise: tabs between words, `?` and `!` in plain text, a
 # comment that touches the mark of a block, rare line ends, byte order marks.
@@ -114,8 +115,14 @@ class Document:
 
     @property
     def kind(self) -> Any:
-        """What kind of document it says it is: anything that can stand in YAML; an experiment when it says nothing."""
-        return self.values.get("kind", EXPERIMENT) if isinstance(self.values, dict) else EXPERIMENT
+        """What kind of document it says it is: anything that can stand in YAML.
+
+        When it says nothing, the kind that knows most of its keys: an experiment, or one that then misses its `kind:`.
+        """
+        names = self.values if isinstance(self.values, dict) else {}
+        if "kind" in names:
+            return names["kind"]
+        return max((EXPERIMENT, *kinds()), key=lambda kind: len(schema_of(kind)["properties"].keys() & names.keys()))
 
     @property
     def schema(self) -> Schema:
@@ -203,9 +210,10 @@ def parse_document(raw: bytes, file: str) -> Document:
 
 def scalar(text: str) -> Any:
     """What a plain scalar means in the YAML 1.2 core schema; infinities and NaN come back as such."""
-    for pattern, meaning in _CORE:
-        if pattern.match(text):
-            return meaning(text)
+    if text[:1] in _BEGINS_NO_TEXT:  # also when it is empty
+        for pattern, meaning in _CORE:
+            if pattern.match(text):
+                return meaning(text)
     return text
 
 
