@@ -1,19 +1,23 @@
-"""The document that a name stands for: a file, standard input, a git revision, or the run that a report tells of."""
+"""The document that a name stands for: a file, standard input, a preset, a git revision, or the run of a report."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import FoundryError
-from pipeline.paths import DEFAULT_SPEC
+from pipeline.paths import DEFAULT_SPEC, SPECS
+from pipeline.spec.author import complete, spec_of
 from pipeline.spec.document import Document, parse_document, read_document
 from pipeline.spec.load import build_spec
+from pipeline.spec.nearest import closest
+from pipeline.spec.schema import EXPERIMENT
 from pipeline.spec.spec import Spec
 
+_PRESETS = SPECS / "presets"
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -31,13 +35,15 @@ def open_named(name: str) -> Named:
 
     Args:
         name: in this order: `-` for standard input; the file of a document, or of a report that holds a run's
-            configuration; `REVISION:PATH` as git has it; a git revision alone, which stands for
-            specs/experiment.yaml there.
+            configuration; a shipped preset, laid over the defaults; `REVISION:PATH` as git has it; a git revision
+            alone, which stands for specs/experiment.yaml there.
 
     Raises:
         SpecError: what the name stands for is not a right document.
         FoundryError: the name stands for nothing.
     """
+    if name in _presets() and not Path(name).exists():
+        return _preset(name)
     document = _document(name)
     return Named(name, build_spec(document, kind=None), document)
 
@@ -56,6 +62,26 @@ def _document(name: str) -> Document:
     return _parsed(_from_git(revision, wanted, name), f"{revision}:{file or DEFAULT_SPEC}")
 
 
+def _presets() -> list[str]:
+    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
+
+
+def _preset(name: str) -> Named:
+    """A preset as the experiment that it makes; its document is what the preset itself says of one."""
+    preset = read_document(_PRESETS / f"{name}.yaml")
+    build_spec(preset, kind="preset")
+    said, depth = ("values",), 1
+    document = replace(
+        preset,
+        file=f"preset {name}",
+        values=preset.values["values"],
+        keys={keys[depth:]: place for keys, place in preset.keys.items() if keys[:depth] == said and keys != said},
+        places={keys[depth:]: place for keys, place in preset.places.items() if keys[:depth] == said},
+        texts={keys[depth:]: text for keys, text in preset.texts.items() if keys[:depth] == said},
+    )
+    return Named(name, spec_of(complete(EXPERIMENT, name, document.values), document.file), document)
+
+
 def _parsed(raw: bytes, file: str) -> Document:
     """A document, or the one inside a report of a run."""
     try:
@@ -70,10 +96,10 @@ def _parsed(raw: bytes, file: str) -> Document:
 def _from_git(revision: str, wanted: str, name: str) -> bytes:
     known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if known.returncode != 0:
-        raise FoundryError(
-            f"`{name}` is no file here and no git revision",
-            hint="name a spec file, `-`, REVISION:PATH like HEAD~1:specs/experiment.yaml, or a revision alone",
-        )
+        meant = closest(name, _presets())
+        takes = "name a spec file, `-`, a preset, REVISION:PATH like HEAD~1:specs/experiment.yaml, or a revision alone"
+        hint = f"did you mean {meant}?" if meant else takes
+        raise FoundryError(f"`{name}` is no file here, no preset and no git revision", hint=hint)
     shown = _git("show", "--end-of-options", wanted)
     if shown.returncode != 0:
         reason = shown.stderr.decode("utf-8", "replace").strip().removeprefix("fatal: ")

@@ -12,7 +12,7 @@ from pipeline.spec.difference import EFFECTS
 from pipeline.spec.document import Document, Keys, Place, dotted
 from pipeline.spec.lock import value_of
 from pipeline.spec.rules import RULES, UNREAD, UNSUPPORTED
-from pipeline.spec.schema import Schema, is_leaf, schema_at
+from pipeline.spec.schema import Schema, is_leaf, resolve, schema_at
 from pipeline.spec.spec import Spec
 from pipeline.spec.suggest import suggest_key
 from pipeline.spec.words import expected
@@ -24,8 +24,9 @@ class Origin:
 
     Attributes:
         kind: `file`: it is written there; `alias`: it is written where the alias points; `default`: it is written
-            nowhere, and the schema says it.
-        where: `file:line:column` of the value; empty for a default.
+            nowhere, and the schema says it; `filled in`: it is written nowhere, and a preset leaves it to the
+            corpus that needs no files.
+        where: `file:line:column` of the value; empty when it is written nowhere.
         named: `file:line:column` of the alias that repeats it; empty without one.
     """
 
@@ -36,6 +37,8 @@ class Origin:
     def __str__(self) -> str:
         if self.kind == "default":
             return "default of the schema"
+        if self.kind == "filled in":
+            return "filled in where the preset says nothing"
         return f"{self.where}, repeated by an alias at {self.named}" if self.kind == "alias" else self.where
 
 
@@ -78,8 +81,10 @@ def facts(spec: Spec, document: Document, path: str) -> Facts:
     idle = next(_reasons_for_idleness(spec, path), "")
     schema = schema_at(keys, document.schema)
     rules = (*_rules_on(spec, path), *(f"W0101, it {row['message']}" for row in schema.get("x-warn", ())))
-    written = document.texts.get(keys, "")
-    return Facts(path, value_of(spec, path), written, origin_of(document, keys), schema, idle, rules)
+    value, origin = value_of(spec, path), origin_of(document, keys)
+    if origin.kind == "default" and ("default" not in schema or value != resolve(schema, schema["default"])):
+        origin = Origin("filled in")
+    return Facts(path, value, document.texts.get(keys, ""), origin, schema, idle, rules)
 
 
 def origin_of(document: Document, keys: Keys) -> Origin:
