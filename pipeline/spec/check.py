@@ -181,9 +181,9 @@ def _wrong_type(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _retyped(document: Document, schema: Schema, value: Any, keys: Keys) -> tuple[str, str]:  # noqa: PLR0911
     """The code and the hint for a value of the wrong type: what it would be, written right."""
-    kinds, path = kinds_of(schema), dotted(keys)
+    kinds = kinds_of(schema)
     text = document.texts.get(keys, "")
-    if "enum" in schema and text not in schema["enum"] and (meant := suggest_value(path, value, schema["enum"])):
+    if "enum" in schema and text not in schema["enum"] and (meant := _meant(document, keys, value, schema["enum"])):
         return "E0301", f"did you mean `{meant}`?"
     if isinstance(value, str):
         meant, word = scalar(value), value.strip().lower()
@@ -220,7 +220,7 @@ def _out_of_range(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _not_a_choice(document: Document, miss: _Miss) -> Iterator[Problem]:
     path = dotted(miss.keys)
-    meant = suggest_value(re.sub(r"\[\d+\]", "", path), miss.value, miss.limit)
+    meant = _meant(document, miss.keys, miss.value, miss.limit)
     hint = f"did you mean `{meant}`?" if meant else ""
     message = f"`{path}` cannot be {spelled(miss.value)}"
     allowed = expected(miss.schema)
@@ -357,24 +357,32 @@ def _unusual_values(document: Document, values: dict[str, Any]) -> Iterator[Prob
 def _sound_values(document: Document, reported: set[str]) -> dict[str, Any]:
     """Dotted setting → its value, given or default, without those that a problem is about or could be about."""
     # An unknown key may be a misspelt one, so what is missing beside it does not count as left to its default.
-    known = _leaves(document.kind)
-    strange = {path.rpartition(".")[0] for path in reported if path not in known}
+    strange = {path.rpartition(".")[0] for path in reported if path not in _leaves(document.kind)}
     values = {}
-    for name, schema in known.items():
-        above = [name, *(name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1))]
-        if any(path in above or path.startswith((f"{name}.", f"{name}[")) for path in reported):
+    for name, keys, schema in _settings(document.kind):
+        if reported and _is_doubtful(document, name, reported, strange):
             continue
-        if any(path.rpartition(".")[0] in strange and not _is_given(document, path) for path in above):
-            continue
-        if _is_given(document, name):
-            values[name] = resolve(schema, value_at(document.values, tuple(name.split("."))))
+        if keys in document.places:
+            values[name] = resolve(schema, value_at(document.values, keys))
         elif "default" in schema:
             values[name] = resolve(schema, schema["default"])
     return values
 
 
+def _is_doubtful(document: Document, name: str, reported: set[str], strange: set[str]) -> bool:
+    above = [name, *(name.rsplit(".", up)[0] for up in range(1, name.count(".") + 1))]
+    if any(path in above or path.startswith((f"{name}.", f"{name}[")) for path in reported):
+        return True
+    return any(path.rpartition(".")[0] in strange and not _is_given(document, path) for path in above)
+
+
 def _is_given(document: Document, name: str) -> bool:
     return tuple(name.split(".")) in document.places
+
+
+def _meant(document: Document, keys: Keys, value: Any, choices: list[Any]) -> str | None:
+    path = dotted(tuple(key for key in keys if not isinstance(key, int)))
+    return suggest_value(path, value, choices, document.kind)
 
 
 def _named(keys: Keys) -> str:
@@ -382,8 +390,13 @@ def _named(keys: Keys) -> str:
 
 
 @cache
+def _settings(kind: str) -> tuple[tuple[str, Keys, Schema], ...]:
+    return tuple((".".join(keys), keys, schema) for keys, schema in leaves(schema_of(kind)))
+
+
+@cache
 def _leaves(kind: str) -> dict[str, Schema]:
-    return {".".join(keys): schema for keys, schema in leaves(schema_of(kind))}
+    return {name: schema for name, _, schema in _settings(kind)}
 
 
 # The schema

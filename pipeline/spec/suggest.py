@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.spec.kind_names import NAMES_OF_KINDS, VALUES_OF_KINDS
 from pipeline.spec.names import NAMES, VALUES
 from pipeline.spec.nearest import closest
-from pipeline.spec.schema import Schema, branch, schema_at, schema_of
+from pipeline.spec.schema import EXPERIMENT, Schema, branch, schema_at, schema_of
 from pipeline.spec.words import spelled
 
 if TYPE_CHECKING:
@@ -39,10 +41,18 @@ def suggest_key(name: str, section: Keys, values: Mapping[str, Any], schema: Sch
     return next(_guesses(name, section, values, schema or schema_of()), None)
 
 
-def suggest_value(path: str, value: Any, choices: list[Any]) -> str | None:
-    """The choice that a value was probably meant to be, as YAML spells it."""
+def suggest_value(path: str, value: Any, choices: list[Any], kind: str = EXPERIMENT) -> str | None:
+    """The choice that a value was probably meant to be, as YAML spells it.
+
+    Args:
+        path: the dotted setting, without numbers of items.
+        value: what was written.
+        choices: what can be written.
+        kind: the kind of document.
+    """
     text = spelled(value).strip('"').lower()
-    if meant := VALUES.get(path, {}).get(text):
+    path = re.sub(r"^triggers(\.triggers)+", "triggers", path)  # a policy's nested triggers are like the outer ones
+    if meant := VALUES_OF_KINDS.get(kind, VALUES).get(path, {}).get(text):
         return meant
     named = {str(choice): choice for choice in choices if choice is not None}
     found = closest(text, named)
@@ -51,24 +61,37 @@ def suggest_value(path: str, value: Any, choices: list[Any]) -> str | None:
 
 def _guesses(name: str, section: Keys, values: Mapping[str, Any], schema: Schema) -> Iterator[Suggestion]:
     plain = name.lower().replace("-", "_").rpartition(".")[2]
-    homes = _homes(schema)
+    homes, here = _homes(schema), branch(schema_at(section, schema), values)
+    kind = schema["properties"]["kind"]["const"]
+    if section and section not in homes.get(str(section[-1]), ()):
+        yield from _guesses_in_an_item(plain, section, here, kind)
+        return
     same = [Suggestion(keys, exact=plain == name) for keys in homes.get(plain, ())]
     # Other tools' names lead to settings of an experiment, which may stand deeper in documents of other kinds.
+    targets = (*NAMES_OF_KINDS.get(kind, {}).get(plain, ()), *NAMES.get(plain, ()))
     foreign = [
         Suggestion(keys)
-        for target in NAMES.get(plain, ())
+        for target in targets
         for keys in homes.get(target.rpartition(".")[2], ())
         if ".".join(keys).endswith(target)
     ]
     # Names of sections and of settings directly in one are unique; those deeper inside (`format`, `url`) are common.
     yield from (found for found in same if len(found.keys) <= 2)
     yield from (found for found in foreign if found.keys[:-1] == section)
-    if slip := closest(plain, branch(schema_at(section, schema), values), taken=values):
+    if slip := closest(plain, here, taken=values):
         yield Suggestion((*section, slip))
     yield from same
     yield from foreign
     if slip := closest(plain, homes):
         yield Suggestion(homes[slip][0])
+
+
+def _guesses_in_an_item(plain: str, section: Keys, here: list[str], kind: str) -> Iterator[Suggestion]:
+    """In an item of a list or a mapping under a free name, keys from elsewhere are hardly meant."""
+    foreign = {target.rpartition(".")[2] for target in NAMES_OF_KINDS.get(kind, {}).get(plain, ())}
+    yield from (Suggestion((*section, name)) for name in here if name in foreign)
+    if slip := closest(plain, here):
+        yield Suggestion((*section, slip))
 
 
 def _homes(schema: Schema) -> dict[str, list[Keys]]:
