@@ -1,18 +1,21 @@
-"""Files that are whole or absent: atomic writes, hashes, output folders with a manifest."""
+"""Files that are whole or absent: atomic writes, artefacts checked by their schemas, output folders with a manifest."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline import __version__
+from pipeline.artefacts import ARTEFACTS, MalformedError, artefact_schema, check_artefact
 from pipeline.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -78,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         ValueError: the value holds NaN or Infinity, which JSON has no word for.
     """
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, _json_text(value))
 
 
 def read_json(path: Path) -> Any:
@@ -87,12 +90,161 @@ def read_json(path: Path) -> Any:
     Raises:
         ArtifactError: it is missing, or is not JSON.
     """
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON that the toolkit wrote: without NaN and Infinity, which JSON has no word for.
+
+    Raises:
+        ArtifactError: it is something else.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ArtifactError(f"not valid JSON: {error}", where=where) from error
+    except RecursionError as error:
+        raise ArtifactError("not valid JSON: it nests too deeply", where=where) from error
+
+
+def write_artefact(path: Path, kind: str, value: Any) -> None:
+    """Write a file of ours that is what its schema says.
+
+    Args:
+        path: the file.
+        kind: a row of `artefacts.ARTEFACTS`.
+        value: what goes into it; for kinds that hold rows, the list of them.
+
+    Raises:
+        AssertionError: the schema does not allow the value: a defect of the toolkit. Nothing is written.
+    """
+    form = ARTEFACTS[kind].form
+    try:
+        for number, row in enumerate([value] if form == "json" else value, start=1):
+            check_artefact(kind, row, path if form == "json" else f"{path}: row {number}")
+    except MalformedError as error:
+        raise AssertionError(f"what was about to be written is no {kind}: {error}") from error
+    write_atomic(path, _TEXT_OF[form](kind, value))
+
+
+def read_artefact(path: Path, kind: str, *, rebuild: str = "") -> Any:
+    """Read a file of ours, which must be what its schema says.
+
+    Args:
+        path: the file.
+        kind: a row of `artefacts.ARTEFACTS`.
+        rebuild: the command that makes the file again, where it is not the one in the table.
+
+    Returns:
+        What is in it; for kinds that hold rows, the list of them.
+
+    Raises:
+        ArtifactError: it is missing, damaged, foreign or of another version; the hint says how to build it again.
+    """
+    with rebuild_hint(kind, rebuild):
+        text = read_text(path)
+    return parse_artefact(text, kind, str(path), rebuild=rebuild)
+
+
+def parse_artefact(text: str, kind: str, where: str, *, rebuild: str = "") -> Any:
+    """The same for text that has been read; `where` is the name of the file in messages."""
+    with rebuild_hint(kind, rebuild):
+        placed = list(_ROWS_OF[ARTEFACTS[kind].form](text, kind, where))
+    for place, row in placed:
+        check_artefact(kind, row, place, rebuild=rebuild)
+    rows = [row for _, row in placed]
+    return rows[0] if ARTEFACTS[kind].form == "json" else rows
+
+
+@contextmanager
+def rebuild_hint(kind: str, rebuild: str = "") -> Iterator[None]:
+    """Let every ArtifactError of the block say how to build a file again; arguments as for `read_artefact`."""
+    try:
+        yield
+    except ArtifactError as error:
+        hint = f"build it again with: {rebuild or ARTEFACTS[kind].rebuild}"
+        raise ArtifactError(error.message, where=error.where, hint=hint) from error
+
+
+def read_text(path: Path) -> str:
+    """Read a file of ours that holds text.
+
+    Raises:
+        ArtifactError: it is missing, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ArtifactError("the file is missing", where=str(path)) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"the file is not valid JSON: {error}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"the file is not UTF-8 text: {error}", where=str(path)) from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _jsonl_text(_kind: str, rows: Any) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def _csv_text(kind: str, rows: Any) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(artefact_schema(kind)["properties"]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+# Where each value of a file stands, for messages, and the value. A row's place is its line.
+_Rows = Iterator[tuple[str, Any]]
+
+
+def _json_rows(text: str, _kind: str, where: str) -> _Rows:
+    yield where, parse_json(text, where)
+
+
+def _jsonl_rows(text: str, _kind: str, where: str) -> _Rows:
+    lines = text.split("\n")  # not splitlines(), which also cuts at characters that JSON holds as they are
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
+        yield f"{where}:{number}", parse_json(line, f"{where}:{number}")
+
+
+def _csv_rows(text: str, kind: str, where: str) -> _Rows:
+    columns = list(artefact_schema(kind)["properties"])
+    head, *rows = csv.reader(io.StringIO(text)) if text else [[]]
+    if head != columns:
+        raise ArtifactError(f"the columns are not {', '.join(columns)}", where=f"{where}:1")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(columns):
+            raise ArtifactError(f"the row has {len(row)} cells, not {len(columns)}", where=f"{where}:{number}")
+        yield f"{where}:{number}", {name: _cell(cell) for name, cell in zip(columns, row, strict=True)}
+
+
+def _cell(text: str) -> Any:
+    """What a cell of a table holds: nothing, a number, or text."""
+    if text == "":
+        return None
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text
+
+
+_TEXT_OF: Mapping[str, Callable[[str, Any], str]] = {
+    "json": lambda _kind, value: _json_text(value),
+    "jsonl": _jsonl_text,
+    "csv": _csv_text,
+}
+_ROWS_OF: Mapping[str, Callable[[str, str, str], _Rows]] = {
+    "json": _json_rows,
+    "jsonl": _jsonl_rows,
+    "csv": _csv_rows,
+}
 
 
 @contextmanager
@@ -139,7 +291,7 @@ def write_manifest(folder: Path, *, stage: str, sections: Mapping[str, Any], inp
         "sections": dict(sections),
         "files": files,
     }
-    write_json(folder / MANIFEST, manifest)
+    write_artefact(folder / MANIFEST, "manifest", manifest)
 
 
 def verify_manifest(folder: Path, *, rebuild: str) -> dict[str, Any]:
@@ -156,17 +308,7 @@ def verify_manifest(folder: Path, *, rebuild: str) -> dict[str, Any]:
     hint = f"build it again with: {rebuild}"
     if not folder.is_dir():
         raise ArtifactError("the folder does not exist", where=str(folder), hint=hint)
-    try:
-        manifest = read_json(folder / MANIFEST)
-    except ArtifactError as error:
-        raise ArtifactError(error.message, where=error.where, hint=hint) from error
-    if manifest.get("format_version") != MANIFEST_FORMAT:
-        found = manifest.get("format_version")
-        raise ArtifactError(
-            f"manifest format {found!r} is not the format {MANIFEST_FORMAT} that this version reads",
-            where=str(folder / MANIFEST),
-            hint=hint,
-        )
+    manifest: dict[str, Any] = read_artefact(folder / MANIFEST, "manifest", rebuild=rebuild)
     for name, recorded in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -180,7 +322,7 @@ def verify_manifest(folder: Path, *, rebuild: str) -> dict[str, Any]:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for name in sorted(present - manifest["files"].keys() - {MANIFEST}):
         raise ArtifactError("the manifest does not list this file", where=str(folder / name), hint=hint)
-    return dict(manifest)
+    return manifest
 
 
 def manifest_hash(folder: Path) -> str:

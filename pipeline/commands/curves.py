@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import FoundryError
+from pipeline.files import read_artefact
 
 _PANELS = {  # column of history.csv → title
     "learning_rate": "Learning rate",
@@ -22,7 +23,7 @@ def draw_curves(history: Path, target: Path) -> None:
         target: the ending names the format: .svg, .png or .pdf.
 
     Raises:
-        FoundryError: there is no history, matplotlib is not installed, or it does not know the ending.
+        FoundryError: there is no history or it is damaged, matplotlib is not installed, or it does not know the ending.
     """
     rows = _rows(history)
     try:
@@ -54,15 +55,14 @@ def draw_curves(history: Path, target: Path) -> None:
         raise FoundryError(str(error).splitlines()[0], where=str(target), hint=hint) from error
 
 
-def _rows(history: Path) -> list[dict[str, str]]:
-    try:
-        with history.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise FoundryError("there is no run to draw yet", where=str(history), hint="run `foundry run` first") from error
+def _rows(history: Path) -> list[dict[str, Any]]:
+    if not history.exists():
+        raise FoundryError("there is no run to draw yet", where=str(history), hint="run `foundry run` first")
+    rows: list[dict[str, Any]] = read_artefact(history, "history")
+    return rows
 
 
-def _column(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
+def _column(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of the rows that have one."""
-    kept = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+    kept = [(row["step"], row[name]) for row in rows if row[name] is not None]
     return [step for step, _ in kept], [value for _, value in kept]

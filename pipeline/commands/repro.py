@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import say
-from pipeline.files import write_json
+from pipeline.files import write_artefact
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _CHUNK = 1 << 20
@@ -71,7 +71,8 @@ def main() -> None:
                 break
     except KeyboardInterrupt:
         code = 252  # what DVC ends with after Ctrl-C
-    write_json(Path(plan["report"]), {"run": plan["run"], "code": code, "errors": errors.messages})
+    outcome = {"format_version": 1, "run": plan["run"], "code": code, "errors": errors.messages}
+    write_artefact(Path(plan["report"]), "dvc_outcome", outcome)
     sys.exit(1 if code else 0)
 
 

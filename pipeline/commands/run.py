@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import click
 
 from pipeline import console
-from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
+from pipeline.errors import EXIT_CODE_OF, ArtifactError, ExitCode, FoundryError, Interrupted, Preempted
+from pipeline.files import read_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS, STAGES, status_file
 
 _POLL_SECONDS = 0.1  # how soon a signal or a new stage is noticed
@@ -64,10 +65,10 @@ def command(first: str | None, force: bool) -> None:
 def write_health_markdown() -> None:
     """Write the health report as Markdown again, after its JSON came from the cache. See dvc.yaml for why."""
     from pipeline.export.health import markdown
-    from pipeline.files import read_json, write_atomic
+    from pipeline.files import write_atomic
 
     report = REPORTS / "health_report.json"
-    write_atomic(report.with_suffix(".md"), markdown(read_json(report)))
+    write_atomic(report.with_suffix(".md"), markdown(read_artefact(report, "health_report")))
 
 
 class Plan(NamedTuple):
@@ -96,7 +97,7 @@ def changed_sources() -> str:
     DVC does not know these files: the spec names them, not dvc.yaml.
     """
     from pipeline.data.sources import files_of
-    from pipeline.files import MANIFEST, read_json, sha256_file
+    from pipeline.files import MANIFEST, sha256_file
     from pipeline.spec import load_spec
 
     source = load_spec(DEFAULT_SPEC).section("dataset")["source"]
@@ -104,10 +105,10 @@ def changed_sources() -> str:
     if source["kind"] != "files" or not manifest.is_file():
         return ""
     try:
-        recorded: dict[str, str] = read_json(manifest)["inputs"]
+        recorded: dict[str, str] = read_artefact(manifest, "manifest")["inputs"]
         files = files_of(source["paths"], Path())
         now = {name: sha256_file(path) for name, path in files.items()}
-    except (FoundryError, OSError, TypeError, KeyError):
+    except (FoundryError, OSError):
         return ""  # a stage finds the same and says what to do about it
     return min((name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name)), default="")
 
@@ -183,10 +184,10 @@ def _signals() -> Iterator[list[int]]:
 def status_of(stage: str, run: str) -> dict[str, Any] | None:
     """What a stage said about itself in this run; None when it did not run in it."""
     try:
-        status = json.loads(status_file(stage).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        status: dict[str, Any] = read_artefact(status_file(stage), "stage_status")
+    except (OSError, ArtifactError):
         return None
-    return status if isinstance(status, dict) and status.get("run") == run else None
+    return status if status["run"] == run else None
 
 
 def _running(stage: str, run: str) -> int | None:
@@ -214,9 +215,9 @@ def _failure(run: str, returncode: int) -> FoundryError:
                 message, "run the same command again: training goes on from its last checkpoint", EXIT_CODE_OF[stage]
             )
     try:
-        report = json.loads(_REPORT.read_text(encoding="utf-8"))
-        errors = report["errors"] if report["run"] == run else []
-    except (OSError, ValueError, KeyError):
+        outcome = read_artefact(_REPORT, "dvc_outcome")
+        errors = outcome["errors"] if outcome["run"] == run else []
+    except (OSError, ArtifactError):
         errors = []
     if not errors:
         killed = f"by signal {-returncode}" if returncode < 0 else f"with {returncode}"

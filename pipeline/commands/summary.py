@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts import kind_of
 from pipeline.console import duration
 from pipeline.errors import ArtifactError
-from pipeline.files import read_json
+from pipeline.files import read_artefact
 from pipeline.paths import OUTPUT_OF, REPORTS, STAGES
 
 _NEXT = """\
@@ -53,11 +54,13 @@ def _quality() -> list[str]:
 
 
 def _report(name: str) -> dict[str, Any]:
+    """A report, empty where there is none that can be read: the summary shows what it can."""
+    path = REPORTS / name
     try:
-        report = read_json(REPORTS / name)
+        report: dict[str, Any] = read_artefact(path, kind_of(path) or "")
     except ArtifactError:
         return {}
-    return report if isinstance(report, dict) else {}
+    return report
 
 
 def _find(report: Any, name: str) -> Any:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pipeline.artefacts import check_artefact
 from pipeline.errors import ArtifactError, CorpusError
-from pipeline.files import sha256_bytes
+from pipeline.files import parse_json, rebuild_hint, sha256_bytes
 
 # Endings that a folder is searched for, and what `format: auto` makes of them; any other ending is plain text.
 FORMAT_OF_ENDING = {
@@ -109,16 +111,28 @@ def read_split(path: Path) -> Iterator[Document]:
     Raises:
         ArtifactError: the file is missing, or a line is not such a record.
     """
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    record = json.loads(line)
+    with rebuild_hint("document"):
+        try:
+            with path.open(encoding="utf-8", newline="\n") as file:
+                for number, line in enumerate(file, start=1):
+                    record = parse_json(line, f"{path}:{number}")
+                    if not _is_document(record):
+                        check_artefact("document", record, f"{path}:{number}")
                     yield Document(id=record["id"], text=record["text"])
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise ArtifactError("the line is not a document", where=f"{path}:{number}") from error
-    except FileNotFoundError as error:
-        raise ArtifactError("the file is missing", where=str(path)) from error
+        except FileNotFoundError as error:
+            raise ArtifactError("the file is missing", where=str(path)) from error
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"the file is not UTF-8 text: {error}", where=str(path)) from error
+
+
+def _is_document(record: Any) -> bool:
+    """What the schema of a document says. To ask the schema takes as long as to encode a short document."""
+    return (
+        isinstance(record, dict)
+        and record.keys() == {"id", "text"}
+        and isinstance(record["id"], str)
+        and isinstance(record["text"], str)
+    )
 
 
 def _records(text: str, *, name: str, text_field: str) -> Iterator[Document]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import http.client
-import json
 import os
 import socket
 import ssl
@@ -26,12 +25,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pipeline import __version__, console
-from pipeline.errors import CorpusError
-from pipeline.files import sha256_bytes, sha256_file, write_atomic
+from pipeline.errors import ArtifactError, CorpusError
+from pipeline.files import read_artefact, sha256_bytes, sha256_file, write_artefact
 
 RETRIES = 3  # in a row without a new byte, as long as the failure may pass
 PAUSE = 1.0  # seconds before the first retry; doubles with each
 _TIMEOUT = 30.0  # seconds without a byte
+_VALIDATOR_FORMAT = 1
 _CHUNK = 1 << 16  # bytes read at a time
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that another try may not see again
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
@@ -307,14 +307,15 @@ def _write_validator(part: Path, response: http.client.HTTPResponse) -> None:
     """Remember what identifies this version of the file; a weak ETag does not identify bytes (RFC 9110, 13.1.5)."""
     tag = response.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-    write_atomic(_validator_file(part), json.dumps(validator))
+    value = {"format_version": _VALIDATOR_FORMAT, "validator": validator}
+    write_artefact(_validator_file(part), "download_validator", value)
 
 
 def _read_validator(part: Path) -> str:
     try:
-        return str(json.loads(_validator_file(part).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return ""
+        return str(read_artefact(_validator_file(part), "download_validator")["validator"])
+    except ArtifactError:
+        return ""  # begin the download again
 
 
 def _unreachable(url: str, error: urllib.error.URLError) -> Exception:

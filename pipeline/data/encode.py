@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.data.documents import Document, read_split
 from pipeline.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
-from pipeline.files import write_json
+from pipeline.files import write_artefact
 
 SPLITS = ("train", "validation", "test")
 METADATA_FORMAT = REPORT_FORMAT = 1
@@ -104,7 +104,7 @@ def metadata(tokenizer: Tokenizer, counts: dict[str, Counts], *, settings: dict[
 
 def write_metadata(folder: Path, value: dict[str, Any]) -> None:
     """Write `tokenizer.json` beside the arrays."""
-    write_json(folder / "tokenizer.json", value)
+    write_artefact(folder / "tokenizer.json", "tokenizer", value)
 
 
 def round_trip(tokenizer: Tokenizer, source: Path, folder: Path, split: str) -> dict[str, Any]:

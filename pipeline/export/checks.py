@@ -24,7 +24,7 @@ from pipeline.export.compare import (
     worst,
 )
 from pipeline.export.formats import FORMATS, REBUILD
-from pipeline.files import manifest_hash, read_json, verify_manifest
+from pipeline.files import manifest_hash, read_artefact, verify_manifest
 
 if TYPE_CHECKING:
     from pipeline.models.transformer import Transformer
@@ -133,7 +133,8 @@ def integrity(subject: Subject) -> Outcome:
 
 def architecture(subject: Subject) -> Outcome:
     """The model fits its tokenizer: every id that the tokenizer gives has a row in the embedding."""
-    model, tokenizer = subject.model, read_json(subject.folder / "tokenizer.json")
+    model = subject.model
+    tokenizer = read_artefact(subject.folder / "tokenizer.json", "tokenizer", rebuild=REBUILD)
     if tokenizer["vocab_size"] > model.vocab_size:
         message = f"the tokenizer has {tokenizer['vocab_size']} pieces, the model {model.vocab_size} rows"
         raise ExportError(message, where=str(subject.folder / "tokenizer.json"), hint=f"build again: {REBUILD}")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline import console
 from pipeline.errors import ExportError
-from pipeline.files import manifest_hash, read_json, verify_manifest, write_manifest
+from pipeline.files import manifest_hash, read_artefact, verify_manifest, write_manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -212,7 +212,7 @@ def write_pytorch(source: Source, path: Path) -> None:
     from pipeline.models.store import DESCRIPTION, save_model
 
     path.mkdir()
-    save_model(path, source.model, read_json(source.folder / DESCRIPTION))
+    save_model(path, source.model, read_artefact(source.folder / DESCRIPTION, "model"))
     _copy_beside(source.folder, path)
     write_manifest(path, stage="export", sections={}, inputs={"model": manifest_hash(source.folder)})
 

@@ -17,7 +17,7 @@ import torch
 from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.checks import Check, Outcome, Subject, checks_for
 from pipeline.export.formats import FORMATS, REBUILD
-from pipeline.files import MANIFEST, read_json
+from pipeline.files import MANIFEST, read_artefact
 from pipeline.models.store import load_model
 
 REPORT_FORMAT = 1
@@ -40,7 +40,7 @@ def check_export(folder: Path, model_folder: Path) -> dict[str, Any]:
         ArtifactError: the model folder is damaged, or the export has no readable manifest.
         ExportError: the folder is something else than an export.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_artefact(folder / MANIFEST, "manifest", rebuild=REBUILD)
     if manifest.get("stage") != "export":
         raise ExportError("the folder is not an export", where=str(folder), hint=f"make one with: {REBUILD}")
     settings = manifest["sections"]["export"]
@@ -55,7 +55,7 @@ def check_export(folder: Path, model_folder: Path) -> dict[str, Any]:
         generated_tokens=settings["generated_tokens"],
     ) as subject:
         results = [run_check(check, subject) for check in checks_for(settings["formats"])]
-    return report(results, model_name=read_json(model_folder / "spec.json")["model"]["model_name"])
+    return report(results, model_name=description["model_name"])
 
 
 def run_check(check: Check, subject: Subject) -> dict[str, Any]:

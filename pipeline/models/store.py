@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ArtifactError
-from pipeline.files import read_json, verify_manifest, write_json
+from pipeline.files import read_artefact, verify_manifest, write_artefact
 from pipeline.models.transformer import Transformer
 
 MODEL_FORMAT = 1
@@ -27,7 +27,7 @@ def save_model(folder: Path, model: Transformer, description: dict[str, Any], *,
         weights: name of the weights file.
     """
     save_file(model.state_dict(), folder / weights, metadata={"format": "pt"})
-    write_json(folder / DESCRIPTION, {"format_version": MODEL_FORMAT, **description})
+    write_artefact(folder / DESCRIPTION, "model", {"format_version": MODEL_FORMAT, **description})
 
 
 def load_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str, Any]]:
@@ -46,14 +46,7 @@ def load_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str
 
 def read_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str, Any]]:
     """Open a model folder whose manifest has already been checked. See `load_model`."""
-    description = read_json(folder / DESCRIPTION)
-    if description.get("format_version") != MODEL_FORMAT:
-        found = description.get("format_version")
-        raise ArtifactError(
-            f"model format {found!r} is not the format {MODEL_FORMAT} that this version reads",
-            where=str(folder / DESCRIPTION),
-            hint=f"build it again with: {_REBUILD}",
-        )
+    description = read_artefact(folder / DESCRIPTION, "model")
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = Transformer(**description["model"])
     fill(model, load_file(folder / weights), where=folder / weights)

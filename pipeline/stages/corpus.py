@@ -9,7 +9,7 @@ import click
 from pipeline import console, paths
 from pipeline.data.corpus import build_corpus, write_corpus
 from pipeline.data.sources import fetch
-from pipeline.files import output_folder, write_json
+from pipeline.files import output_folder, write_artefact
 from pipeline.stages.door import StageCommand, stage
 
 _PATH = click.Path(path_type=Path)
@@ -28,7 +28,7 @@ def main(spec_path: Path, output: Path, report: Path) -> None:
         corpus = build_corpus(source=source, **settings)
         with output_folder(output, stage="corpus", sections={"dataset": dataset}, inputs=source.inputs) as folder:
             write_corpus(corpus, folder)
-        write_json(report, corpus.report)
+        write_artefact(report, "corpus_report", corpus.report)
         for warning in corpus.warnings:
             console.warn(warning)
         for name, size in corpus.report["splits"].items():

@@ -9,7 +9,14 @@ import click
 from pipeline import console
 from pipeline.export.formats import write_formats
 from pipeline.export.health import check_export, markdown, raise_for_failures
-from pipeline.files import manifest_hash, output_folder, verify_manifest, write_atomic, write_json, write_manifest
+from pipeline.files import (
+    manifest_hash,
+    output_folder,
+    verify_manifest,
+    write_artefact,
+    write_atomic,
+    write_manifest,
+)
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
 from pipeline.stages.door import StageCommand, stage
 
@@ -30,7 +37,7 @@ def main(spec_path: Path) -> None:
             # Now, and not only at the end of the block: the checks notice a file that changes from here on.
             write_manifest(folder, stage="export", sections=sections, inputs=inputs)
             health = check_export(folder, model)
-            write_json(REPORT, health)
+            write_artefact(REPORT, "health_report", health)
             write_atomic(REPORT.with_suffix(".md"), markdown(health))
             for check in health["checks"]:
                 console.say(f"{check['status']:8} {check['check_name']}: {check['message']}")

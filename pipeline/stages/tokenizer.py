@@ -12,7 +12,7 @@ from pipeline import console
 from pipeline.data import encode
 from pipeline.data.documents import read_split
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
-from pipeline.files import manifest_hash, output_folder, verify_manifest, write_json
+from pipeline.files import manifest_hash, output_folder, verify_manifest, write_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
 from pipeline.stages.door import StageCommand, stage
 
@@ -47,7 +47,7 @@ def build(spec: Spec) -> None:
         encode.write_metadata(folder, encode.metadata(tokenizer, counts, settings=settings))
         checked = encode.round_trip(tokenizer, corpus / "validation.jsonl", folder, "validation")
     report = encode.report(tokenizer, counts, checked, settings=settings)
-    write_json(REPORTS / "tokenizer.json", report)
+    write_artefact(REPORTS / "tokenizer.json", "tokenizer_report", report)
     _say(report, training_seconds=trained - started, encoding_seconds=encoded - trained)
 
 

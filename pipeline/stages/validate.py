@@ -9,11 +9,12 @@ import click
 from pipeline import console
 from pipeline.evaluation.budgets import missed_budgets
 from pipeline.evaluation.validation import Validation, validate_model
-from pipeline.files import manifest_hash, output_folder, write_json
+from pipeline.files import manifest_hash, output_folder, write_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
 from pipeline.stages.door import StageCommand, stage
 
 REPORT = REPORTS / "validation.json"
+FILES_FORMAT = 1  # of samples.json and latencies.json
 
 
 @click.command(cls=StageCommand)
@@ -25,12 +26,15 @@ def main(spec_path: Path) -> None:
         on_budget_failure = settings.pop("on_budget_failure")
         model, tokenizer = OUTPUT_OF["train"], OUTPUT_OF["tokenizer"]
         validation = validate_model(model_folder=model, tokenizer_folder=tokenizer, **settings)
-        write_json(REPORT, validation.report)  # before anything can fail: a missed budget must be readable
+        # Before anything can fail: a missed budget must be readable.
+        write_artefact(REPORT, "validation_report", validation.report)
         inputs = {"model": manifest_hash(model), "tokenizer": manifest_hash(tokenizer)}
         sections = {"validation": spec.section("validation")}
         with output_folder(OUTPUT_OF["validate"], stage="validate", sections=sections, inputs=inputs) as folder:
-            write_json(folder / "samples.json", validation.report["samples"])
-            write_json(folder / "latencies.json", {"unit": "ms", "next_token": validation.latencies_ms})
+            samples = {"format_version": FILES_FORMAT, "samples": validation.report["samples"]}
+            write_artefact(folder / "samples.json", "samples", samples)
+            latencies = {"format_version": FILES_FORMAT, "unit": "ms", "next_token": validation.latencies_ms}
+            write_artefact(folder / "latencies.json", "latencies", latencies)
         show(validation)
         missed = missed_budgets(validation.verdicts, report=str(REPORT))
         if missed and on_budget_failure == "fail":

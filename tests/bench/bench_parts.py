@@ -211,17 +211,40 @@ def _write_model(shape: dict[str, Any], folder: Path) -> Any:
     torch.manual_seed(0)
     model = Transformer(**shape)
     with output_folder(folder, stage="train", sections={}, inputs={}) as target:
-        save_model(target, model, {"model": shape})
+        save_model(target, model, _description(shape))
     return model
+
+
+def _description(shape: dict[str, Any]) -> dict[str, Any]:
+    trained = {"run_id": "00000000-0000-4000-8000-000000000000", "seconds": 1.0, "steps": 1, "tokens": 1}
+    return {
+        "model_name": "bench",
+        "model": shape,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": 3,
+        "training": {**trained, "best_step": None, "val_loss": None, **_execution()},
+    }
+
+
+def _execution() -> dict[str, Any]:
+    import torch
+
+    from pipeline.training.hardware import Execution
+
+    plain = Execution("cpu", "32-true", None, torch.get_num_threads(), torch.__version__, "DEFAULT", None)
+    return plain.to_dict()
 
 
 def files(settings: dict[str, Any], clock: Clock) -> None:
     """Saving, checking and opening checkpoints and model folders of the spec's model."""
     import torch
+    from bench_contenders import run_identity
 
     from pipeline.files import verify_manifest
     from pipeline.models.store import load_model
     from pipeline.training.checkpoint import locked, read_checkpoint, restore, save_checkpoint
+    from pipeline.training.loop import Progress
     from pipeline.training.optimizer import adamw
 
     repeats = settings["repeats"]
@@ -232,12 +255,13 @@ def files(settings: dict[str, Any], clock: Clock) -> None:
         model(torch.zeros((1, 2), dtype=torch.int64)).sum().backward()
         optimizer.step()
         calls: dict[str, Callable[[], Any]] = {}
+        state = {**run_identity(_execution()), "step": 1, "progress": vars(Progress(step=1))}
         with locked(run):
-            saved = save_checkpoint(run, model=model, optimizer=optimizer, state={"step": 1}, best=None)
+            saved = save_checkpoint(run, model=model, optimizer=optimizer, state=state, best=None)
             checkpoint = read_checkpoint(saved)
             calls = {
                 "checkpoint: save": lambda: save_checkpoint(
-                    run, model=model, optimizer=optimizer, state={"step": 2}, best=None
+                    run, model=model, optimizer=optimizer, state={**state, "step": 2}, best=None
                 ),
                 "checkpoint: verify": lambda: verify_manifest(saved, rebuild="make bench"),
                 "checkpoint: verify and read": lambda: read_checkpoint(saved),

@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from described import model_description
 
 from pipeline.data.documents import Document, write_split
 from pipeline.data.encode import encode_corpus, metadata, write_metadata
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
-from pipeline.files import output_folder, write_json
+from pipeline.files import output_folder, write_artefact
 from pipeline.models.store import save_model
 from pipeline.models.transformer import Transformer
+from pipeline.paths import SPECS
+from pipeline.spec import load_spec
 
 SENTENCES = ("the quick brown fox", "jumps over", "the lazy dog", "and then it sleeps,", "café au lait.\n")
 TEXTS = {
@@ -45,11 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         write_metadata(folder, metadata(tokenizer, counts, settings=settings))
     arguments = {"vocab_size": 340, "d_model": 32, "num_layers": 2, "num_heads": 2, "d_ff": 48, "max_seq_len": 16}
     torch.manual_seed(0)
-    ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-    description = {"model": arguments, **ids, "training": {"seconds": 90.0, "steps": 1}}
     with output_folder(root / "model", stage="train", sections={}, inputs={}) as folder:
-        save_model(folder, Transformer(**arguments), description)
-        write_json(folder / "spec.json", {})
+        save_model(folder, Transformer(**arguments), model_description(arguments, seconds=90.0))
+        write_artefact(folder / "spec.json", "spec", load_spec(SPECS / "experiment.yaml").to_dict())
         for name in ("tokenizer.model", "tokenizer.json"):
             (folder / name).write_bytes((root / "tokenizer" / name).read_bytes())
     return Trained(root / "model", root / "tokenizer")

@@ -61,4 +61,4 @@ def test_a_missed_budget_is_only_reported_when_the_spec_says_warn_and_the_folder
     assert set(manifest["inputs"]) == {"model", "tokenizer"}
     report = json.loads((project / "reports" / "validation.json").read_text())
     assert report["status"] == "fail"
-    assert report["samples"] == json.loads((folder / "samples.json").read_text())
+    assert report["samples"] == json.loads((folder / "samples.json").read_text())["samples"]

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from described import model_description, tokenizer_description
 
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.export.formats import FORMATS, write_formats
 from pipeline.export.health import check_export
-from pipeline.files import manifest_hash, output_folder, write_json, write_manifest
+from pipeline.files import manifest_hash, output_folder, write_artefact, write_manifest
 from pipeline.models.store import save_model
 from pipeline.models.transformer import Transformer
+from pipeline.paths import SPECS
+from pipeline.spec import load_spec
 
 SETTINGS = {"formats": list(FORMATS), "opset": 18, "max_abs_diff": 1e-4, "generated_tokens": 8}
 TINY = {"d_model": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "d_ff": 48, "max_seq_len": 24}
@@ -52,12 +55,11 @@ def make_model_folder(tokenizer_model: bytes) -> Callable[..., Path]:
         tokenizer = Tokenizer(tokenizer_model)
         with output_folder(folder, stage="train", sections={}, inputs={}) as unfinished:
             arguments = {"vocab_size": tokenizer.vocab_size, **TINY, **changes}
-            ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
-            description = {"model": arguments, **ids, "training": {"seconds": 60.0, "steps": 10}}
-            save_model(unfinished, _make_model(**arguments), description)
+            save_model(unfinished, _make_model(**arguments), model_description(arguments))
             (unfinished / "tokenizer.model").write_bytes(tokenizer_model)
-            write_json(unfinished / "tokenizer.json", {"format_version": 1, "vocab_size": tokenizer.vocab_size, **ids})
-            write_json(unfinished / "spec.json", {"model": {"model_name": "tiny"}})
+            write_artefact(unfinished / "tokenizer.json", "tokenizer", tokenizer_description(tokenizer.vocab_size))
+            spec = load_spec(SPECS / "experiment.yaml").to_dict()
+            write_artefact(unfinished / "spec.json", "spec", spec)
         return folder
 
     return make

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from described import model_description
 
 from pipeline.errors import ArtifactError
 from pipeline.files import output_folder, read_json, write_json, write_manifest
@@ -30,7 +31,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     torch.manual_seed(0)
     model = Transformer(**ARGUMENTS, model_type=request.param)
     with output_folder(tmp_path / "model", stage="train", sections={}, inputs={}) as unfinished:
-        save_model(unfinished, model, {"model": {**ARGUMENTS, "model_type": request.param}})
+        save_model(unfinished, model, model_description({**ARGUMENTS, "model_type": request.param}))
         torch.save(model(torch.arange(10)[None]).detach(), tmp_path / "logits.pt")
     return tmp_path / "model"
 

@@ -1,0 +1,51 @@
+"""Descriptions as the stages write them, for tests that make a model or a tokenizer without running a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+EXECUTION = {
+    "device": "cpu",
+    "precision": "32-true",
+    "compile_mode": None,
+    "num_threads": 1,
+    "torch": "2.0.0",
+    "cpu_capability": "DEFAULT",
+    "gpu": None,
+}
+
+
+def model_description(arguments: Mapping[str, Any], *, seconds: float = 60.0) -> dict[str, Any]:
+    """What model.json says besides its version.
+
+    Args:
+        arguments: of the model's class.
+        seconds: how long training took.
+    """
+    training = {"run_id": "00000000-0000-4000-8000-000000000000", "seconds": seconds, "steps": 10, "tokens": 1000}
+    return {
+        "model_name": "tiny",
+        "model": dict(arguments),
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": 3,
+        "training": {**training, "best_step": None, "val_loss": None, **EXECUTION},
+    }
+
+
+def tokenizer_description(vocab_size: int) -> dict[str, Any]:
+    """What tokenizer.json says of a tokenizer that has encoded nothing yet."""
+    empty = {"documents": 0, "tokens": 0, "characters": 0, "bytes": 0}
+    return {
+        "format_version": 1,
+        "tokenizer_type": "bpe",
+        "vocab_size": vocab_size,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": 3,
+        "special_tokens": {"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3},
+        "dtype": "uint16",
+        "splits": {split: dict(empty) for split in ("train", "validation", "test")},
+    }
