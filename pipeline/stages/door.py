@@ -20,7 +20,7 @@ import click
 
 from pipeline import console
 from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
-from pipeline.files import write_json
+from pipeline.files import write_artefact
 from pipeline.paths import status_file
 from pipeline.spec import Spec, SpecError, load_spec, require_supported
 
@@ -157,4 +157,4 @@ def _write_status(
         "seconds": round(time.monotonic() - started, 3),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_json(status_file(name), status)
+    write_artefact(status_file(name), "stage_status", status)

@@ -6,17 +6,14 @@ resumes at.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline import console
+from pipeline.files import parse_artefact, read_text
 from pipeline.training.loop import CheckpointSaved, EpochDone, Event, StepDone
-
-COLUMNS = ("step", "epoch", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "val_loss")
 
 
 class Record:
@@ -59,13 +56,10 @@ class Record:
         """Close the file."""
         self._file.close()
 
-    def history(self) -> str:
-        """The rows of the run so far as CSV."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(line for line in self._lines if line["kind"] == "step")
-        return text.getvalue()
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of history.csv so far."""
+        steps = [line for line in self._lines if line["kind"] == "step"]
+        return [{name: value for name, value in step.items() if name != "kind"} for step in steps]
 
     def samples(self) -> list[dict[str, Any]]:
         """The samples of each epoch: epoch, prompt, text."""
@@ -116,7 +110,14 @@ class Record:
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """What an earlier process wrote; the line it was killed in the middle of is not there."""
+    """What an earlier process wrote; the line it was killed in the middle of is not there.
+
+    Raises:
+        ArtifactError: another line is not one that we write.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    whole, _, _ = read_text(path).rpartition("\n")
+    rebuild = f"rm {path} && foundry run"  # the run goes on from its checkpoint, and its curves begin there
+    lines: list[dict[str, Any]] = parse_artefact(whole, "training_record", str(path), rebuild=rebuild)
+    return lines

@@ -29,12 +29,11 @@ from pipeline.files import (
     canonical_json,
     manifest_hash,
     output_folder,
-    read_json,
+    read_artefact,
     sha256_bytes,
     sha256_file,
     verify_manifest,
-    write_atomic,
-    write_json,
+    write_artefact,
 )
 from pipeline.models.generate import generate
 from pipeline.models.store import BEST, FINAL, save_model
@@ -91,7 +90,7 @@ def _train(
     mark: str,
     started: float,
 ) -> None:
-    facts = read_json(source / "tokenizer.json")
+    facts = read_artefact(source / "tokenizer.json", "tokenizer")
     tokenizer = Tokenizer.load(source / "tokenizer.model")
     training, reproducibility = spec.training, spec.reproducibility
     seed = reproducibility.random_seed
@@ -356,11 +355,11 @@ def _write(
         shutil.copyfile(result.best_weights or folder / FINAL, folder / BEST)
         if spec.checkpointing.keep_best_only:
             (folder / FINAL).unlink()
-        write_json(folder / "spec.json", spec.to_dict())
+        write_artefact(folder / "spec.json", "spec", spec.to_dict())
         for name in ("tokenizer.model", "tokenizer.json"):
             shutil.copyfile(source / name, folder / name)
-    write_json(REPORTS / "training_metrics.json", metrics)
-    write_atomic(REPORTS / "history.csv", record.history())
+    write_artefact(REPORTS / "training_metrics.json", "training_metrics", metrics)
+    write_artefact(REPORTS / "history.csv", "history", record.history())
     seconds = console.duration(final["training_seconds"])
     best = "" if final["best_val_loss"] is None else f"best validation loss {final['best_val_loss']:.4f}, "
     console.say(f"trained in {seconds}: {best}{final['tokens_per_second']:,.0f} tokens/s")

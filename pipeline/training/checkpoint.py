@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.errors import ArtifactError, TrainingError
-from pipeline.files import read_json, sync_folder, verify_manifest, write_json, write_manifest
+from pipeline.files import read_artefact, sync_folder, verify_manifest, write_artefact, write_manifest
 
 STATE_FORMAT = 1
 _PREFIX, _UNFINISHED = "checkpoint-", ".tmp-"
@@ -119,8 +119,8 @@ def save_checkpoint(
     try:
         save_file(weights, unfinished / _WEIGHTS)
         save_file(_moments(model, optimizer), unfinished / _OPTIMIZER)
-        write_json(unfinished / _RANDOM, _random_states())
-        write_json(unfinished / _STATE, {"format_version": STATE_FORMAT, **state})
+        write_artefact(unfinished / _RANDOM, "random_states", _random_states())
+        write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
         _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
         write_manifest(unfinished, stage="train", sections={}, inputs={})
         if target.exists():  # the same moment was saved before, for instance as the best model and then on schedule
@@ -151,15 +151,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         ArtifactError: it is incomplete or damaged.
     """
     verify_manifest(folder, rebuild="foundry run")
-    state = read_json(folder / _STATE)
-    if state.get("format_version") != STATE_FORMAT:
-        raise ArtifactError(f"checkpoint format {state.get('format_version')!r} is unknown", where=str(folder))
     return Checkpoint(
         folder=folder,
         weights=load_file(folder / _WEIGHTS),
         moments=load_file(folder / _OPTIMIZER),
-        random=read_json(folder / _RANDOM),
-        state=state,
+        random=read_artefact(folder / _RANDOM, "random_states"),
+        state=read_artefact(folder / _STATE, "checkpoint_state"),
     )
 
 

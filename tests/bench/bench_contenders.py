@@ -70,6 +70,16 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     return model, batches, loss, execution
 
 
+def run_identity(execution: dict[str, Any]) -> dict[str, Any]:
+    """What the train stage adds to the state of every checkpoint."""
+    return {
+        "run_id": "00000000-0000-4000-8000-000000000000",
+        "start_timestamp": "2026-01-01T00:00:00+00:00",
+        "fingerprint": 64 * "0",
+        "execution": execution,
+    }
+
+
 def foundry(settings: dict[str, Any], clock: Clock) -> None:
     """Our own loop, without evaluation and checkpoints."""
     from pipeline.errors import Interrupted
@@ -110,7 +120,7 @@ def foundry(settings: dict[str, Any], clock: Clock) -> None:
             save_every_n_steps=None,
             save_every_n_epochs=None,
             keep_last_n=1,
-            extra_state={},
+            extra_state=run_identity(execution.to_dict()),
             emit=lambda _event: None,
             stop=stop,
             started=0.0,

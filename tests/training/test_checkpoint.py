@@ -90,9 +90,12 @@ def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(stopped: Any, mon
             raise OSError(28, "No space left on device")
         real(descriptor)
 
+    checkpoint, _ = newest_checkpoint(stopped.folder)
+    state = {**checkpoint.state, "step": 14}
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(stopped.folder, model=stopped.model, optimizer=stopped.optimizer, state={"step": 14}, best=None)
+        save_checkpoint(stopped.folder, model=stopped.model, optimizer=stopped.optimizer, state=state, best=None)
 
     assert {path: path.read_bytes() for path in stopped.folder.glob("*/*")} == before
     assert len(list(stopped.folder.iterdir())) == 2

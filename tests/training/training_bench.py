@@ -21,6 +21,23 @@ from pipeline.training.loop import Event, Result, planned_steps, train
 from pipeline.training.optimizer import adamw, learning_rate_at
 
 
+# What the train stage adds to the state of every checkpoint.
+_EXTRA = {
+    "run_id": "00000000-0000-4000-8000-000000000000",
+    "start_timestamp": "2026-01-01T00:00:00+00:00",
+    "fingerprint": 64 * "0",
+    "execution": {
+        "device": "cpu",
+        "precision": "32-true",
+        "compile_mode": None,
+        "num_threads": 1,
+        "torch": torch.__version__,
+        "cpu_capability": "DEFAULT",
+        "gpu": None,
+    },
+}
+
+
 class Bench:
     """One training run that can be stopped, resumed and tampered with."""
 
@@ -81,7 +98,7 @@ class Bench:
             run_folder=self.folder,
             checkpoint=checkpoint,
             total_steps=total,
-            extra_state={},
+            extra_state=_EXTRA,
             emit=self.events.append,
             stop=lambda: self._stop(stop_at),
             started=time.monotonic(),
