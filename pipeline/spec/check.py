@@ -309,7 +309,8 @@ def _broken_rules(document: Document, values: dict[str, Any]) -> Iterator[Proble
         if values.keys() >= set(inner.reads):
             for keys, message, hint in inner.broken(*(values[name] for name in inner.reads)):
                 here = (*inner.reads[0].split("."), *keys)
-                yield document.problem(inner.code, message, document.place_of(here), path=dotted(here), hint=hint)
+                place = document.place_of(here, key=here not in document.texts)  # a section is shown by its name
+                yield document.problem(inner.code, message, place, path=dotted(here), hint=hint)
 
 
 def _differences_from_project(document: Document, values: dict[str, Any], project: Project) -> Iterator[Problem]:

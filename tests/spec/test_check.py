@@ -92,3 +92,11 @@ def test_every_keyword_of_the_schemas_has_words_of_its_own():
         word for path in [*paths, SCHEMAS / "v1/experiment.json"] for word in keywords(json.loads(path.read_text()))
     }
     assert used - silent <= set(_REPORTERS)
+
+
+def test_what_a_rule_says_of_a_whole_section_stands_at_its_name(problems_of):
+    head = "schema_version: 1\nkind: template\nname: x\ndescription: y\nfor: experiment\n"
+
+    [problem] = problems_of("values:\n  traning:\n    epochs: 1\n", head)
+
+    assert (problem.code, problem.line, problem.hint) == ("E0704", 7, "did you mean `training`?")

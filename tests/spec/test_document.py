@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.spec import SpecError
 from pipeline.spec.document import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_document, read_document, scalar
+from pipeline.spec.schema import kinds, schema_of
 
 pytestmark = pytest.mark.unit
 
@@ -213,3 +214,21 @@ def test_what_a_file_says_cannot_steer_the_terminal():
     [problem] = document.problems
     assert "\x1b" not in str(problem)
     assert "\\x1b[31mred" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b"kind: sweep\nvalues: {}", "sweep"),
+        (b"schema_version: 1\nname: x\ndataset: {}\ntraining: {}", "experiment"),
+        (b"schema_version: 1\nname: x", "experiment"),
+        (b"schema_version: 1\nkidn: preset\nname: x\ndescription: y\nvalues: {}", "preset"),
+        (b"schema_version: 1\nname: x\nspace: {}\nmethod: grid", "sweep"),
+    ],
+)
+def test_a_document_that_does_not_say_its_kind_is_of_the_kind_that_knows_most_of_its_keys(raw, kind):
+    assert parse_document(raw, "x.yaml").kind == kind
+
+
+def test_every_kind_but_an_experiment_must_be_said():
+    assert [kind for kind in kinds() if "kind" not in schema_of(kind)["required"]] == ["experiment"]
