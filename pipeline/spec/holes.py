@@ -111,8 +111,8 @@ def document_is_right(
 
 
 RULES = (
-    InnerRule("E0601", ("values", "parameters"), holes_have_parameters),
-    InnerRule("E0602", ("parameters", "values"), parameters_are_used),
-    InnerRule("E0603", ("parameters",), parameters_can_be_filled),
-    InnerRule("E0604", ("values", "parameters", "for", "name"), document_is_right),
+    InnerRule("E0701", ("values", "parameters"), holes_have_parameters),
+    InnerRule("E0702", ("parameters", "values"), parameters_are_used),
+    InnerRule("E0703", ("parameters",), parameters_can_be_filled),
+    InnerRule("E0704", ("values", "parameters", "for", "name"), document_is_right),
 )
