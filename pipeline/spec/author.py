@@ -33,7 +33,8 @@ class ValuesError(SpecError):
 def _bullet(problem: Problem) -> str:
     further = [f"allowed: {problem.allowed}"] if problem.allowed else []
     further += [problem.hint] if problem.hint else []
-    return "; ".join([f"{problem.message} [{problem.code}]", *further])
+    where = f"`{problem.path}`: " if problem.path.rpartition(".")[2] not in problem.message else ""
+    return "; ".join([f"{where}{problem.message} [{problem.code}]", *further])
 
 
 def overlay(schema: Schema, base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,10 +86,9 @@ def spec_of(values: Mapping[str, Any], origin: str, kind: str = EXPERIMENT) -> S
     Raises:
         ValuesError: something is wrong with them; says everything at once.
     """
+    text = _text(values, origin, kind)
     try:
-        spec = build_spec(parse_document(_text(values, origin, kind), origin), kind)
-    except ValuesError:
-        raise
+        spec = build_spec(parse_document(text, origin), kind)
     except SpecError as error:
         raise ValuesError(error.problems) from None
     return replace(spec, warnings=tuple(replace(warning, line=0, source="") for warning in spec.warnings))

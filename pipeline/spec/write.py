@@ -38,7 +38,7 @@ def write_yaml(values: Mapping[str, Any], schema: Schema, *, heading: Iterable[s
     """
     lines = [f"# {line}".rstrip() for line in heading]
     for name, value, child in _ordered(values, schema):
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) or _is_table(value):
             lines += ["", *(_above(child, "") if comments else ())]
             lines += _entry(name, value, {**child, "description": ""}, "", comments=comments)
         else:
@@ -110,7 +110,11 @@ def _item(value: Any, indent: str) -> list[str]:
 
 
 def _is_long(head: str, items: Iterable[Any]) -> bool:
-    return any(isinstance(item, Mapping) for item in items) or len(head) + len(inline(items)) >= _WIDTH
+    return _is_table(items) or len(head) + len(inline(items)) >= _WIDTH
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value)
 
 
 def _above(schema: Schema, indent: str) -> list[str]:
