@@ -6,21 +6,19 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from pipeline.spec.diagnose import Problem, SpecError
+from pipeline.spec.diagnose import Problem
 from pipeline.spec.document import Document, Keys
+from pipeline.spec.migrate.error import MigrationError
+from pipeline.spec.migrate.finetuning import FINETUNING
 from pipeline.spec.migrate.one_command import ONE_COMMAND
-from pipeline.spec.migrate.table import Dialect
+from pipeline.spec.migrate.table import Carried, Dialect
+from pipeline.spec.migrate.toolkit import EVALUATION, MONITORING, TASK, TIERS
 from pipeline.spec.migrate.trainer import TRAINER
 from pipeline.spec.migrate.training_config import TRAINING_CONFIG
-from pipeline.spec.schema import kinds, leaves, schema_of
+from pipeline.spec.schema import kinds, leaves
 from pipeline.spec.words import listed
 
-DIALECTS = (TRAINING_CONFIG, TRAINER, ONE_COMMAND)
-
-
-def plain(name: str) -> str:
-    """A key as the tables have it: options may be written with their dashes."""
-    return name.removeprefix("--").replace("-", "_") if name.startswith("--") or "-" in name else name
+DIALECTS = (TRAINING_CONFIG, TASK, EVALUATION, TIERS, MONITORING, FINETUNING, TRAINER, ONE_COMMAND)
 
 
 def old_leaves(values: Any, dialect: Dialect, keys: Keys = ()) -> Iterator[tuple[Keys, str, Any]]:
@@ -30,7 +28,7 @@ def old_leaves(values: Any, dialect: Dialect, keys: Keys = ()) -> Iterator[tuple
     """
     for name, value in values.items():
         here = (*keys, name)
-        old = ".".join(plain(key) for key in here)
+        old = name.removeprefix("--").replace("-", "_") if dialect.has_options else ".".join(here)
         if isinstance(value, dict) and value and dialect.row(old) is None and dialect.has_inside(old):
             yield from old_leaves(value, dialect, here)
         else:
@@ -38,15 +36,17 @@ def old_leaves(values: Any, dialect: Dialect, keys: Keys = ()) -> Iterator[tuple
 
 
 def candidates(document: Document) -> list[Dialect]:
-    """The dialects that a document can be written in: it has a key that only they have, and they know most of it."""
-    return [dialect for dialect in DIALECTS if _is_written_in(document.values, dialect)]
+    """The dialects that a document can be written in: those that give a meaning to most of its keys."""
+    meant = {dialect.name: _meant(document.values, dialect) for dialect in DIALECTS}
+    most = max(meant.values())
+    return [dialect for dialect in DIALECTS if most and meant[dialect.name] == most]
 
 
 def recognised(document: Document) -> Dialect:
     """The dialect that a document is written in.
 
     Raises:
-        SpecError: it is none that is known, or could be more than one.
+        MigrationError: it is none that is known, or could be more than one.
     """
     found = candidates(document)
     if len(found) == 1:
@@ -54,10 +54,12 @@ def recognised(document: Document) -> Dialect:
     if found:
         names = [f"a {dialect.title} (--dialect {dialect.name})" for dialect in found]
         message = f"this could be {listed(names)}"
-        raise SpecError([document.problem("E0602", message, document.place_of(()), hint="say which with --dialect")])
+        raise MigrationError(
+            [document.problem("E0602", message, document.place_of(()), hint="say which with --dialect")]
+        )
     message = "this is neither a document of today nor a configuration of an earlier system that is known"
     hint = f"if it is one, say which: --dialect {listed([dialect.name for dialect in DIALECTS])}"
-    raise SpecError([document.problem("E0603", message, document.place_of(()), hint=hint)])
+    raise MigrationError([document.problem("E0603", message, document.place_of(()), hint=hint)])
 
 
 def earlier(document: Document) -> Problem | None:
@@ -72,16 +74,18 @@ def earlier(document: Document) -> Problem | None:
     return document.problem("E0601", message, document.place_of(()), hint=f"run: foundry migrate {document.file}")
 
 
-def _is_written_in(values: Any, dialect: Dialect) -> bool:
+def _meant(values: Any, dialect: Dialect) -> int:
+    """How many keys of a document have a setting in a dialect; none when it does not know most of them.
+
+    Keys that stand alike in an experiment of today cannot show that a document is not one.
+    """
     names = [old for _, old, _ in old_leaves(values, dialect)]
     known = [old for old in names if dialect.row(old) or dialect.has_inside(old)]
-    return 2 * len(known) > len(names) and any(old in _marks(dialect.name) for old in known)
+    if 2 * len(known) <= len(names) or not set(known) - _today():
+        return 0
+    return sum(isinstance(dialect.row(old), Carried) for old in known)
 
 
 @cache
-def _marks(name: str) -> frozenset[str]:
-    """The keys of a dialect that neither another dialect nor a document of today has."""
-    others = {row.old for dialect in DIALECTS for row in dialect.rows if dialect.name != name}
-    today = {".".join(keys) for kind in kinds() for keys, _ in leaves(schema_of(kind))}
-    own = next(dialect for dialect in DIALECTS if dialect.name == name)
-    return frozenset(row.old for row in own.rows) - others - today
+def _today() -> frozenset[str]:
+    return frozenset(".".join(keys) for keys, _ in leaves())

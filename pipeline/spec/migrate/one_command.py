@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+from pipeline.spec.diagnose import Problem, SpecError
+from pipeline.spec.document import Document, Place, scalar
 from pipeline.spec.migrate.table import Carried, Dialect, Dropped, Fixed
 
+CALLS = (".sh", ".txt")  # files that hold the call of a command
+_OPTION = re.compile(r"(?<!\S)(--[a-z][a-z-]*)(?:(?:[ \t]+|=)(?!-)([^\s\\#]+))?")
 _CACHED = "a stage whose inputs did not change is not run again"
 
 
@@ -21,6 +27,7 @@ ONE_COMMAND = Dialect(
     name="one-command",
     title="set of options of the one-command pipeline",
     kind="experiment",
+    has_options=True,
     rows=(
         Dropped("corpus_url", "the earlier pipeline never used it; dataset.source can name an address"),
         Carried("vocab_size", "tokenizer.vocab_size", 8000),
@@ -59,3 +66,31 @@ ONE_COMMAND = Dialect(
         Fixed("validation.max_new_tokens", 10, "its inference test"),
     ),
 )  # fmt: skip
+
+
+def read_call(path: Path) -> Document:
+    """The options of a shell call as a document; an option without a value is true.
+
+    Raises:
+        SpecError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([Problem("E0101", f"the file cannot be read: {error}", str(path))]) from None
+    document = Document(str(path), text.split("\n"), {}, places={(): Place(1, 1, 1)})
+    for number, line in enumerate(document.lines, 1):
+        if not line.lstrip().startswith("#"):
+            for option in _OPTION.finditer(line):
+                _note(document, option, number)
+    return document
+
+
+def _note(document: Document, option: re.Match[str], line: int) -> None:
+    name, value = option.groups()
+    document.values[name] = True if value is None else scalar(value.strip("\"'"))
+    document.keys[name,] = Place(line, option.start(1) + 1, len(name))
+    document.places[name,] = document.keys[name,]
+    if value is not None:
+        document.places[name,] = Place(line, option.start(2) + 1, len(value))
+        document.texts[name,] = value

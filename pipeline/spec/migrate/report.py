@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from pipeline.spec.words import spelled
 
 if TYPE_CHECKING:
     from pipeline.spec.spec import Spec
+
+_WIDTH = 120  # columns
 
 
 def key_table(found: Translation) -> list[str]:
@@ -40,13 +43,15 @@ def setting_table(found: Translation, spec: Spec) -> Iterator[str]:
     yield f"  {len(written)} from the file"
     if given:
         yield f"  {len(given)} from the command line: {', '.join(given)}"
-    yield f"  {len(unsaid)} as the earlier system had them without saying so, now written out:"
+    if unsaid:
+        yield f"  {len(unsaid)} as the earlier system had them without saying so, now written out:"
     for name in unsaid:
         source = found.sources[name]
         reason = "its default" if source.origin == FROM_DEFAULT else source.reason
         yield f"    {name}: {spelled(found.settings[name])} ({reason})"
     yield f"  {len(agreed)} that both have by default"
-    yield f"  {len(new)} that the earlier system did not have, at their defaults: {', '.join(new)}"
+    yield f"  {len(new)} that the earlier system did not have, at their defaults:"
+    yield from textwrap.wrap(", ".join(new), _WIDTH, initial_indent="    ", subsequent_indent="    ")
     yield f"earlier and new settings resolve to the same {spec.hash()[:16]}…"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-UNSET: Any = object()  # the earlier system had no default
+UNSET: Any = object()  # no value at all, as opposed to None
 
 
 def same(value: Any) -> Any:
@@ -27,7 +27,8 @@ class Carried:
         old: the dotted key.
         new: the dotted setting.
         default: what the earlier system took without the key.
-        meaning: its value → the setting's. What it does not know it hands on, for the check to find.
+        meaning: its value → the setting's. What it does not know it hands on, for the check to find; UNSET for a
+            value that says nothing.
         refuses: why a value cannot be carried over whatever is dropped, or None.
         note: what is different now, for the reader of the report.
     """
@@ -118,6 +119,7 @@ class Dialect:
         fixed: settings that had no keys.
         sections: its sections → those of today, where comments and order are kept.
         names_text: the key that names a text without saying where it is; empty when there is none.
+        has_options: whether its keys are options of a command, which may be written with their dashes.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Dialect:
     fixed: tuple[Fixed, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
     names_text: str = ""
+    has_options: bool = False
 
     def row(self, old: str) -> Row | None:
         """What the table says about a dotted key."""
@@ -171,6 +174,6 @@ def is_one_of(*harmless: Any) -> Callable[[Any], bool]:
     )
 
 
-def anything_but(trained: Mapping[str, str]) -> Callable[[Any], str | None]:
+def anything_but(refused: Mapping[str, str]) -> Callable[[Any], str | None]:
     """Refuse the values of a table, each with its reason."""
-    return lambda value: trained.get(value.lower()) if isinstance(value, str) else None
+    return lambda value: refused.get(value.lower()) if isinstance(value, str) else None

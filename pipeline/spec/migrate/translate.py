@@ -19,6 +19,7 @@ from pipeline.spec.rules import RULES
 from pipeline.spec.schema import resolve, schema_at, schema_of
 from pipeline.spec.words import spelled
 
+_SO_ANYWAY = "it says what is so anyway"
 FROM_FILE, FROM_DEFAULT, FROM_HABIT, FROM_CALLER = "file", "default", "habit", "caller"
 
 
@@ -155,7 +156,7 @@ def _take(found: Translation, keys: Keys, old: str, value: Any) -> None:
         hint = _or_drop(row.hint, old)
         found.problems.append(_problem(found, "E0605", message, keys, hint))
     else:
-        reason = "it says what is so anyway" if isinstance(row, Lost) else _reason(row)
+        reason = _SO_ANYWAY if isinstance(row, Lost) else _reason(row)
         found.fates.append(Fate(keys, old, value, reason=reason))
 
 
@@ -164,6 +165,9 @@ def _carry(found: Translation, row: Carried, fate: Fate) -> None:
         found.problems.append(_problem(found, "E0607", why, fate.keys, "keep it with the system it is for"))
         return
     value = fate.value if fate.value is UNUSABLE else row.meaning(fate.value)
+    if value is UNSET:
+        found.fates.append(replace(fate, new="", reason=row.note or _SO_ANYWAY))
+        return
     if row.new in found.settings and found.settings[row.new] != value:
         first = next(other for other in found.fates if other.new == row.new)
         message = f"`{first.old}` and `{fate.old}` mean the same setting, {row.new}, but differ"
@@ -224,8 +228,8 @@ def _add_habits(found: Translation) -> None:
         read = dialect.row(derived.reads)
         assert isinstance(read, Carried)
         value = found.settings.get(read.new, read.default)
-        if value is not UNUSABLE:
-            found.put(derived.new, derived.meaning(value), Source(FROM_HABIT, derived.reason))
+        if value is not UNUSABLE and (follows := derived.meaning(value)) is not UNSET:
+            found.put(derived.new, follows, Source(FROM_HABIT, derived.reason))
     for fixed in dialect.fixed:
         found.put(fixed.new, copy.deepcopy(fixed.value), Source(FROM_HABIT, fixed.reason))
 
@@ -283,8 +287,9 @@ def _moved(found: Translation, problem: Problem) -> Problem:
     for name in names:
         source = found.sources.get(name)
         if source and source.origin == FROM_FILE:
-            place = found.document.place_of(source.keys)
-            return _at(found.document, problem, place)
+            old = next(fate.old for fate in found.fates if fate.keys == source.keys)
+            told = problem if rules else replace(problem, hint=_or_drop(problem.hint, old))
+            return _at(found.document, told, found.document.place_of(source.keys))
     return problem
 
 
