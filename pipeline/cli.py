@@ -13,7 +13,10 @@ from pipeline import __version__, console
 from pipeline.errors import ExitCode, FoundryError
 
 # Each is a module in pipeline.commands with a Click command called `command`; this is the order of `--help`.
-COMMANDS = ("new", "presets", "check", "run", "generate", "compare", "plots", "doctor")
+COMMANDS = (
+    "new", "presets", "check", "set", "fmt", "diff", "why", "lock",
+    "run", "generate", "compare", "plots", "doctor",
+)  # fmt: skip
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what shells report for a writer whose reader has gone
 
 
