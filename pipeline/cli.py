@@ -12,10 +12,11 @@ import click
 from pipeline import __version__, console
 from pipeline.errors import ExitCode, FoundryError
 
-# Each is a module in pipeline.commands with a Click command called `command`; this is the order of `--help`.
+# Each is a module in pipeline.commands (`_` for `-`) with a Click command called `command`; this is the order of
+# `--help`.
 COMMANDS = (
-    "new", "presets", "check", "set", "fmt", "diff", "why", "lock",
-    "run", "generate", "compare", "plots", "doctor",
+    "new", "presets", "check", "explain", "schema", "plan", "set", "fmt", "diff", "why", "lock", "migrate",
+    "run", "generate", "compare", "plots", "doctor", "prove-resume",
 )  # fmt: skip
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what shells report for a writer whose reader has gone
 
@@ -29,7 +30,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"pipeline.commands.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"pipeline.commands.{cmd_name.replace('-', '_')}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

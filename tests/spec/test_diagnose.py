@@ -74,7 +74,7 @@ def test_an_endless_list_of_problems_is_cut_in_the_text_and_kept_in_the_value(pr
 
 
 def test_codes_are_used_and_known():
-    source = "".join(path.read_text() for path in Path(pipeline.spec.__file__).parent.glob("*.py"))
+    source = "".join(path.read_text() for path in Path(pipeline.spec.__file__).parent.rglob("*.py"))
 
     used = set(re.findall(r'"([EW]\d{4})"(?!: )', source))
     assert used == set(CODES)
