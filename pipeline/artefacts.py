@@ -48,9 +48,11 @@ def _from(stage: str) -> str:
     return f"foundry run --from {stage} --force"
 
 
-# A path is of the first kind that it fits.
+# A path is of the first kind that it fits: names with a folder stand above the same names without.
 ARTEFACTS: Mapping[str, Artefact] = {
     "manifest": Artefact(("manifest.json",), "foundry run --force"),
+    "dvc_outcome": Artefact(("status/dvc.json",), "foundry run"),
+    "stage_status": Artefact(("status/*.json",), "foundry run"),
     "corpus_report": Artefact(("reports/corpus.json",), _from("corpus")),
     "tokenizer_report": Artefact(("reports/tokenizer.json",), _from("tokenizer")),
     "training_metrics": Artefact(("reports/training_metrics.json",), _from("train")),
@@ -68,9 +70,8 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "checkpoint_state": Artefact(("checkpoint-*/state.json",), "foundry run"),
     "random_states": Artefact(("checkpoint-*/random.json",), "foundry run"),
     "training_record": Artefact(("runs/*/record.jsonl",), "foundry run", form="jsonl"),
-    "dvc_outcome": Artefact(("status/dvc.json",), "foundry run"),
-    "stage_status": Artefact(("status/*.json",), "foundry run"),
     "download_validator": Artefact(("partial/*.validator.json",), "foundry run"),
+    "resume_certificate": Artefact(("resume_certificate.json",), "foundry prove-resume"),
     "lock": Artefact(("*.lock.json",), "foundry lock -o"),
 }
 

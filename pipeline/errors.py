@@ -28,6 +28,15 @@ EXIT_CODE_OF = {  # what each stage ends with when its work fails
 }
 
 
+# What torch says, on the processor and on a graphics card.
+_OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or of a library says that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY)
+
+
 class FoundryError(Exception):
     """Something a user can mend: what is wrong, where, and what to do about it.
 

@@ -46,7 +46,8 @@ def leaves(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
 def expected_params(schemas: Path, stage: str) -> list[str]:
     """The leaves that shape a stage's result; a section's name alone where that is all of its leaves."""
     params = []
-    for path in sorted((schemas / "v1" / "section").glob("*.json")):
+    experiment = json.loads((schemas / "v1/experiment.json").read_text(encoding="utf-8"))["properties"]
+    for path in (schemas / "v1" / child["$ref"] for child in experiment.values() if "$ref" in child):
         every = list(leaves(json.loads(path.read_text(encoding="utf-8"))))
         mine = [name for name, leaf in every if stage in leaf["x-stages"] and leaf["x-effect"] in {"result", "output"}]
         if mine and len(mine) == len(every):

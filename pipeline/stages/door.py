@@ -19,14 +19,12 @@ from typing import Any, NoReturn
 import click
 
 from pipeline import console
-from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted
+from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted, is_out_of_memory
 from pipeline.files import write_artefact
 from pipeline.paths import status_file
 from pipeline.spec import Spec, SpecError, load_spec, require_supported
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-# What torch says, on the processor and on a graphics card.
-_OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_alloc")
 _PARENT_AT_START = os.getppid()
 
 
@@ -116,7 +114,7 @@ def _recognise(error: Exception) -> FoundryError | None:
     text = str(error).lower()
     if os.strerror(errno.ENOSPC).lower() in text:
         return _explain(OSError(errno.ENOSPC, text))
-    if isinstance(error, MemoryError) or any(phrase in text for phrase in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         hint = "make training.batch_size, model.max_seq_len or the model smaller, or end other programs"
         return FoundryError("there is not enough memory", hint=hint)
     return None

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import console
-from pipeline.files import parse_artefact, read_text
-from pipeline.training.loop import CheckpointSaved, EpochDone, Event, StepDone
+from pipeline.files import parse_artefact, read_text, write_atomic
+from pipeline.training.loop import (
+    CheckpointSaved,
+    EpochDone,
+    Event,
+    MicroBatchShrunk,
+    OddGradient,
+    StepDone,
+    StepSkipped,
+)
 
 
 class Record:
@@ -38,7 +46,7 @@ class Record:
     ) -> None:
         self._every, self._sample, self._shown = log_every_n_steps, sample, shown
         self._lines = [line for line in _complete_lines(path) if line["step"] <= resumed_step]
-        path.write_text("".join(f"{json.dumps(line)}\n" for line in self._lines), encoding="utf-8")
+        write_atomic(path, "".join(f"{json.dumps(line)}\n" for line in self._lines))  # a kill must not lose the past
         self._file = path.open("a", encoding="utf-8")
         self._step = resumed_step
 
@@ -49,6 +57,14 @@ class Record:
                 self._note_step(event)
             case EpochDone():
                 self._note_epoch(event)
+            case StepSkipped():
+                self._step = event.step
+                self._warn(_skipped(event))
+            case OddGradient():
+                self._warn(f"step {event.step}: {event.kind} gradients (norm {event.norm:.3g}); later ones are counted")
+            case MicroBatchShrunk():
+                rows = f"{event.rows} sequence{'' if event.rows == 1 else 's'}"
+                self._warn(f"step {event.step}: memory ran out; from now on in micro-batches of {rows}")
             case CheckpointSaved():
                 pass  # its cost is part of the run's seconds; there is nothing to tell while all is well
 
@@ -103,10 +119,21 @@ class Record:
         if self._shown is not None:
             self._shown.say(text)
 
+    def _warn(self, text: str) -> None:
+        if self._shown is not None:
+            self._shown.say(f"warning: {text}")
+        else:
+            console.warn(text)
+
     def _keep(self, line: dict[str, Any]) -> None:
         self._lines.append(line)
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()
+
+
+def _skipped(event: StepSkipped) -> str:
+    where = "" if event.rolled_back_to is None else f"; going on with the weights of step {event.rolled_back_to}"
+    return f"step {event.step}: the {event.flaw} is not a finite number, the step is not taken{where}"
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

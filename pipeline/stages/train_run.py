@@ -52,8 +52,13 @@ from pipeline.training.optimizer import adamw, learning_rate_at, warmup_length
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
-def build(spec: Spec) -> None:
-    """Make `artifacts/model/`, `reports/training_metrics.json` and `reports/history.csv`."""
+def build(spec: Spec, *, keep_run: bool = False) -> None:
+    """Make `artifacts/model/`, `reports/training_metrics.json` and `reports/history.csv`.
+
+    Args:
+        spec: the experiment.
+        keep_run: leave the run folder with its checkpoints, and one of the last step, where it is.
+    """
     started = time.monotonic()
     source = OUTPUT_OF["tokenizer"]
     verify_manifest(source, rebuild="foundry run --from tokenizer --force")
@@ -64,7 +69,9 @@ def build(spec: Spec) -> None:
         checkpoint, problems = newest_checkpoint(run_folder)
         for problem in problems:
             console.warn(problem)
-        _train(spec, source, run_folder, checkpoint, stop=stop, mark=mark, started=started)
+        _train(spec, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run)
+        if keep_run:
+            return
         for path in run_folder.iterdir():  # not the lock, which is still held
             if path.name != "lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -89,6 +96,7 @@ def _train(
     stop: Callable[[], FoundryError | None],
     mark: str,
     started: float,
+    save_last: bool,
 ) -> None:
     facts = read_artefact(source / "tokenizer.json", "tokenizer")
     tokenizer = Tokenizer.load(source / "tokenizer.model")
@@ -186,12 +194,14 @@ def _train(
             total_steps=total_steps,
             accumulation=accumulation,
             max_grad_norm=training.max_grad_norm,
+            on_nonfinite=training.on_nonfinite,
             eval_every_n_steps=training.eval_every_n_steps,
             patience=training.early_stopping_patience,
             min_delta=training.early_stopping_min_delta,
             save_every_n_steps=spec.checkpointing.save_every_n_steps,
             save_every_n_epochs=spec.checkpointing.save_every_n_epochs,
             keep_last_n=spec.checkpointing.keep_last_n,
+            save_last=save_last,
             extra_state={**identity, "fingerprint": mark, "execution": execution.to_dict()},
             emit=record,
             stop=stop,
@@ -311,6 +321,11 @@ def _metrics(
             "total_steps": progress.step,
             "total_tokens": progress.tokens,
             "stopped_early": progress.stopped_early,
+            "skipped_steps": progress.skipped_steps,
+            "rollbacks": progress.rollbacks,
+            "vanishing_steps": progress.vanishing_steps,
+            "exploding_steps": progress.exploding_steps,
+            "micro_batch_rows": progress.micro_batch_rows,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "tokens_per_second": round(progress.tokens / progress.step_seconds, 1),
             "training_seconds": round(progress.seconds, 1),

@@ -163,7 +163,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights, moments and random states into place, the random states last."""
     model.load_state_dict(checkpoint.weights)
+    optimizer.state.clear()  # there may be moments that the checkpoint is older than
     for name, parameter in model.named_parameters():
+        if f"step:{name}" not in checkpoint.moments:
+            continue  # no step had been taken
         optimizer.state[parameter] = {
             kind: checkpoint.moments[f"{kind}:{name}"].to(parameter.device)  # the fused kernel keeps the step there too
             for kind in ("step", "exp_avg", "exp_avg_sq")

@@ -11,27 +11,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import FoundryError, TrainingError
-from pipeline.training.checkpoint import Checkpoint, best_weights, prune, restore, save_checkpoint
+from pipeline.training.checkpoint import (
+    Checkpoint,
+    best_weights,
+    newest_checkpoint,
+    prune,
+    restore,
+    save_checkpoint,
+)
+from pipeline.training.step import BatchSource, Gradients, Stepper
 
+Policy = Literal["stop", "skip", "rollback"]  # what to do about a step whose loss or gradient is not finite
 
-class BatchSource(Protocol):
-    """Where batches come from. Everything is a pure function of epoch and index."""
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches of an epoch."""
-
-    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """(B, T) inputs and (B, T) targets."""
-
-    def targets_in(self, epoch: int, index: int) -> int:
-        """How many targets of that batch count."""
+MOST_FLAWED_STEPS = 3  # in a row; more is no accident
+VANISHING, EXPLODING = 1e-7, 10.0  # gradient norms (L2, before clipping) that people want to hear of
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class EpochDone:
     """The end of a pass over the training split."""
 
     epoch: int
-    train_loss: float
+    train_loss: float | None  # None: none of its steps was taken
     val_loss: float | None
     lr: float
 
@@ -67,7 +66,34 @@ class CheckpointSaved:
     seconds: float
 
 
-Event = StepDone | EpochDone | CheckpointSaved
+@dataclass(frozen=True)
+class StepSkipped:
+    """A step that was not taken, because its loss or gradient is not a finite number."""
+
+    step: int
+    epoch: int  # from 1
+    flaw: str  # loss or gradient
+    rolled_back_to: int | None  # the step whose weights training goes on with; None: those before this step
+
+
+@dataclass(frozen=True)
+class OddGradient:
+    """A gradient norm beyond what is usual, for the first time."""
+
+    step: int
+    norm: float
+    kind: str  # vanishing or exploding
+
+
+@dataclass(frozen=True)
+class MicroBatchShrunk:
+    """Memory ran out; the step is taken again in smaller pieces."""
+
+    step: int
+    rows: int  # of a micro-batch from now on
+
+
+Event = StepDone | EpochDone | CheckpointSaved | StepSkipped | OddGradient | MicroBatchShrunk
 
 
 @dataclass
@@ -86,6 +112,12 @@ class Progress:
     last_loss: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    flawed_in_a_row: int = 0  # steps not taken since the last one that was
+    skipped_steps: int = 0  # not taken, because their loss or gradient was not finite
+    rollbacks: int = 0  # of those, the ones after which earlier weights came back
+    vanishing_steps: int = 0  # gradient norm below VANISHING
+    exploding_steps: int = 0  # gradient norm above EXPLODING
+    micro_batch_rows: int | None = None  # once memory made micro-batches smaller than a batch
     seconds: float = 0.0  # spent training, by this process and those before it
     step_seconds: float = 0.0  # of those, in optimizer steps
     epoch_history: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +131,14 @@ class Progress:
         self.epoch_tokens += tokens
         self.last_loss = nats / tokens
         self.step_seconds += seconds
+        self.flawed_in_a_row = 0
+
+    def skip(self, *, cursor: int) -> None:
+        """Note an optimizer step that was not taken."""
+        self.step += 1
+        self.cursor = cursor
+        self.skipped_steps += 1
+        self.flawed_in_a_row += 1
 
     def judge(self, val_loss: float, *, min_delta: float, patience: int | None) -> bool:
         """Note an evaluation; say whether it is the best so far.
@@ -118,7 +158,8 @@ class Progress:
 
     def end_epoch(self, *, val_loss: float | None, lr: float, whole: bool) -> EpochDone:
         """Note the end of an epoch, or with `whole` false of the run in the middle of one."""
-        done = EpochDone(epoch=self.epoch + 1, train_loss=self.epoch_nats / self.epoch_tokens, val_loss=val_loss, lr=lr)
+        train_loss = self.epoch_nats / self.epoch_tokens if self.epoch_tokens else None
+        done = EpochDone(epoch=self.epoch + 1, train_loss=train_loss, val_loss=val_loss, lr=lr)
         self.epoch_history.append(vars(done).copy())
         if whole:
             self.epoch, self.cursor = self.epoch + 1, 0
@@ -154,12 +195,14 @@ def train(
     total_steps: int,
     accumulation: int,
     max_grad_norm: float | None,
+    on_nonfinite: Policy,
     eval_every_n_steps: int | None,
     patience: int | None,
     min_delta: float,
     save_every_n_steps: int | None,
     save_every_n_epochs: int | None,
     keep_last_n: int,
+    save_last: bool,
     extra_state: dict[str, Any],
     emit: Callable[[Event], None],
     stop: Callable[[], FoundryError | None],
@@ -179,19 +222,24 @@ def train(
         total_steps: optimizer steps of the whole run, from `planned_steps`.
         accumulation: batches of an optimizer step.
         max_grad_norm: gradients are scaled down to this norm; None never.
+        on_nonfinite: about a step whose loss or gradient is not finite, which is never taken: `stop` ends the run,
+            `skip` goes on with the next data, `rollback` does so with the weights, moments and random states of the
+            newest checkpoint. Three in a row end the run in any case.
         eval_every_n_steps: None evaluates at the end of each epoch. The last step is always evaluated.
         patience: evaluations in a row without gain that end the run (0 is as 1); None never.
         min_delta: by how much a loss must be lower to be a gain, in nats per token.
         save_every_n_steps: steps between checkpoints; None counts no steps. Gains and stops are always saved.
         save_every_n_epochs: epochs between checkpoints; None counts no epochs.
         keep_last_n: checkpoints kept.
+        save_last: whether there must be a checkpoint of the last step.
         extra_state: goes into every checkpoint's state as it is.
         emit: receives every event.
         stop: asked after each step; an error it returns is raised once a checkpoint is saved.
         started: `time.monotonic()` of when this process began to work on the run.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite; the step is not taken.
+        TrainingError: the loss or a gradient is not finite and the policy or its patience ends the run; or memory does
+            not suffice for a single row.
     """
     progress = Progress()
     if checkpoint is not None:
@@ -199,10 +247,31 @@ def train(
         progress = Progress(**checkpoint.state["progress"])
     earlier = progress.seconds
     saver = _Saver(
-        run_folder=run_folder, model=model, optimizer=optimizer, keep=keep_last_n, extra=extra_state, emit=emit
+        run_folder=run_folder,
+        model=model,
+        optimizer=optimizer,
+        every_n_steps=save_every_n_steps,
+        every_n_epochs=save_every_n_epochs,
+        keep=keep_last_n,
+        last=save_last,
+        extra=extra_state,
+        emit=emit,
     )
     saver.go_on_from(checkpoint, progress)
 
+    def shrunk(rows: int) -> None:
+        progress.micro_batch_rows = rows
+        emit(MicroBatchShrunk(progress.step + 1, rows))
+
+    stepper = Stepper(
+        model,
+        optimizer,
+        batches,
+        loss_sum,
+        max_grad_norm=max_grad_norm,
+        rows=progress.micro_batch_rows,
+        on_smaller=shrunk,
+    )
     while progress.step < total_steps and not progress.stopped_early:
         began = time.monotonic()
         epoch, first = progress.epoch, progress.cursor
@@ -210,42 +279,49 @@ def train(
         rate = learning_rate(progress.step + 1)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        nats, tokens, norm = _step(
-            model, optimizer, batches, loss_sum, epoch=epoch, indices=range(first, last), max_grad_norm=max_grad_norm
-        )
-        seconds = time.monotonic() - began
-        progress.count(nats=nats, tokens=tokens, seconds=seconds, cursor=last)
+        found = stepper.gradients(epoch, range(first, last))
+        taken = not found.flaw
+        if taken:
+            _weigh(found.norm, progress, emit)
+            stepper.apply()
+            seconds = time.monotonic() - began
+            progress.count(nats=found.nats, tokens=found.tokens, seconds=seconds, cursor=last)
+        else:
+            _refuse_flaw(found, progress, policy=on_nonfinite, indices=range(first, last))
+            stepper.discard()
+            progress.skip(cursor=last)
+            back = saver.roll_back(progress) if on_nonfinite == "rollback" else None
+            emit(StepSkipped(progress.step, epoch + 1, found.flaw, back))
 
         epoch_ends = last == batches.per_epoch
         run_ends = progress.step == total_steps
         due = epoch_ends if eval_every_n_steps is None else progress.step % eval_every_n_steps == 0
         val_loss = evaluate() if evaluate is not None and (due or run_ends) else None
         improved = val_loss is not None and progress.judge(val_loss, min_delta=min_delta, patience=patience)
-        emit(
-            StepDone(
-                step=progress.step,
-                total_steps=total_steps,
-                epoch=epoch + 1,
-                loss=nats / tokens,
-                learning_rate=rate,
-                gradient_norm=norm,
-                tokens_per_second=tokens / seconds,
-                val_loss=val_loss,
-                improved=improved,
+        if taken:
+            emit(
+                StepDone(
+                    step=progress.step,
+                    total_steps=total_steps,
+                    epoch=epoch + 1,
+                    loss=found.nats / found.tokens,
+                    learning_rate=rate,
+                    gradient_norm=found.norm,
+                    tokens_per_second=found.tokens / seconds,
+                    val_loss=val_loss,
+                    improved=improved,
+                )
             )
-        )
         if epoch_ends or run_ends or progress.stopped_early:
             emit(progress.end_epoch(val_loss=val_loss, lr=rate, whole=epoch_ends))
 
         progress.seconds = earlier + time.monotonic() - started
-        after_steps = save_every_n_steps is not None and progress.step % save_every_n_steps == 0
-        after_epochs = epoch_ends and save_every_n_epochs is not None and (epoch + 1) % save_every_n_epochs == 0
-        if improved or after_steps or after_epochs:
-            saver.save(progress, is_best=improved)
+        saver.after_step(progress, improved=improved, epoch_ended=epoch + 1 if epoch_ends else None)
         if (reason := stop()) is not None:
             saver.save_once(progress)
             raise reason
 
+    saver.after_run(progress)
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
 
 
@@ -258,12 +334,16 @@ class _Saver:
         run_folder: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        every_n_steps: int | None,
+        every_n_epochs: int | None,
         keep: int,
+        last: bool,
         extra: dict[str, Any],
         emit: Callable[[Event], None],
     ) -> None:
         self._folder, self._model, self._optimizer = run_folder, model, optimizer
-        self._keep, self._extra, self._emit = keep, extra, emit
+        self._every_n_steps, self._every_n_epochs = every_n_steps, every_n_epochs
+        self._keep, self._last, self._extra, self._emit = keep, last, extra, emit
         self._saved_step = -1
         self.best: Path | None = None
 
@@ -272,6 +352,29 @@ class _Saver:
         if checkpoint is not None:
             self._saved_step = checkpoint.step
             self.best = checkpoint.best_weights if progress.best_step is not None else None
+
+    def roll_back(self, progress: Progress) -> int | None:
+        """Put the newest checkpoint's weights, moments and random states into place; its step, None without one."""
+        checkpoint, _ = newest_checkpoint(self._folder)
+        if checkpoint is None:
+            return None
+        restore(checkpoint, model=self._model, optimizer=self._optimizer)
+        progress.rollbacks += 1
+        return checkpoint.step
+
+    def after_step(self, progress: Progress, *, improved: bool, epoch_ended: int | None) -> None:
+        """Save this moment if it is the best so far or an interval is over; `epoch_ended` counts from 1."""
+        steps = self._every_n_steps is not None and progress.step % self._every_n_steps == 0
+        epochs = (
+            epoch_ended is not None and self._every_n_epochs is not None and epoch_ended % self._every_n_epochs == 0
+        )
+        if improved or steps or epochs:
+            self.save(progress, is_best=improved)
+
+    def after_run(self, progress: Progress) -> None:
+        """Save the last moment, if that is wanted."""
+        if self._last:
+            self.save_once(progress)
 
     def save(self, progress: Progress, *, is_best: bool) -> None:
         """Save this moment; with `is_best`, its weights become the best ones."""
@@ -296,33 +399,24 @@ class _Saver:
             self.save(progress, is_best=False)
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: BatchSource,
-    loss_sum: Callable[[Tensor, Tensor], Tensor],
-    *,
-    epoch: int,
-    indices: range,
-    max_grad_norm: float | None,
-) -> tuple[float, int, float]:
-    """One optimizer step over some batches: the loss summed over its targets, their number, the gradient norm."""
-    device = next(model.parameters()).device
-    tokens = sum(batches.targets_in(epoch, index) for index in indices)
-    nats = 0.0
-    optimizer.zero_grad(set_to_none=True)
-    for index in indices:
-        ids, targets = (tensor.to(device, non_blocking=True) for tensor in batches.batch(epoch, index))
-        loss = loss_sum(ids, targets)
-        (loss / tokens).backward()  # type: ignore[no-untyped-call]
-        nats += loss.item()
-    limit = math.inf if max_grad_norm is None else max_grad_norm
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit).item()
-    if not (math.isfinite(nats) and math.isfinite(norm)):
-        what = "loss" if not math.isfinite(nats) else "gradient"
-        raise TrainingError(
-            f"the {what} of epoch {epoch + 1}, batches {indices.start} to {indices.stop - 1}, is not a finite number",
-            hint="lower training.learning_rate, or set training.max_grad_norm; the last checkpoint is sound",
-        )
-    optimizer.step()
-    return nats, tokens, norm
+def _weigh(norm: float, progress: Progress, emit: Callable[[Event], None]) -> None:
+    """Count a gradient norm that is out of the ordinary, and tell of the first of its kind."""
+    if norm < VANISHING:
+        progress.vanishing_steps += 1
+        if progress.vanishing_steps == 1:
+            emit(OddGradient(progress.step + 1, norm, "vanishing"))
+    elif norm > EXPLODING:
+        progress.exploding_steps += 1
+        if progress.exploding_steps == 1:
+            emit(OddGradient(progress.step + 1, norm, "exploding"))
+
+
+def _refuse_flaw(found: Gradients, progress: Progress, *, policy: Policy, indices: range) -> None:
+    """End the run over a loss or gradient that is not finite, if the policy or its patience says so."""
+    what = f"the {found.flaw} of epoch {progress.epoch + 1}, batches {indices.start} to {indices.stop - 1}"
+    hint = "lower training.learning_rate, or set training.max_grad_norm; the last checkpoint is sound"
+    if policy == "stop":
+        raise TrainingError(f"{what}, is not a finite number", hint=hint)
+    if progress.flawed_in_a_row + 1 >= MOST_FLAWED_STEPS:
+        message = f"{what}, is not a finite number, and neither were those of the {MOST_FLAWED_STEPS - 1} steps before"
+        raise TrainingError(message, hint=hint)

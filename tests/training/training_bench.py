@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.data.batches import Batches
 from pipeline.errors import FoundryError, Preempted
@@ -17,9 +19,8 @@ from pipeline.files import sha256_bytes
 from pipeline.models.transformer import Transformer
 from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
-from pipeline.training.loop import Event, Result, planned_steps, train
+from pipeline.training.loop import Event, Result, StepDone, StepSkipped, planned_steps, train
 from pipeline.training.optimizer import adamw, learning_rate_at
-
 
 # What the train stage adds to the state of every checkpoint.
 _EXTRA = {
@@ -50,16 +51,20 @@ class Bench:
             "dropout": 0.1,
             "learning_rate": 3e-3,
             "max_grad_norm": 1.0,
+            "on_nonfinite": "stop",
             "eval_every_n_steps": None,
             "patience": None,
             "min_delta": 0.0,
             "save_every_n_steps": 3,
             "save_every_n_epochs": None,
             "keep_last_n": 2,
+            "save_last": False,
         }
         self.folder = folder
         self.settings = {**settings, **changes}
         self.events: list[Event] = []
+        self.loss: Callable[[Transformer, Tensor, Tensor], Tensor] = loss_sum
+        self.optimizer_step: Callable[[Callable[[], None]], None] | None = None  # in the place of the real one
         self.tokens = np.random.default_rng(7).integers(40, size=461).astype(np.uint16)
         self.held_out = np.random.default_rng(8).integers(40, size=100).astype(np.uint16)
 
@@ -80,11 +85,13 @@ class Bench:
         )
         peak = chosen.pop("learning_rate")
         self.optimizer = adamw(self.model, learning_rate=peak, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+        if self.optimizer_step is not None:
+            self.optimizer.step = partial(self.optimizer_step, self.optimizer.step)  # type: ignore[method-assign]
         return train(
             model=self.model,
             optimizer=self.optimizer,
             batches=self.batches,
-            loss_sum=partial(loss_sum, self.model),
+            loss_sum=partial(self.loss, self.model),
             learning_rate=partial(
                 learning_rate_at,
                 total_steps=total,
@@ -135,7 +142,7 @@ class Bench:
         }
 
     def _stop(self, stop_at: int | None) -> FoundryError | None:
-        steps = [event.step for event in self.events if hasattr(event, "loss")]
+        steps = [event.step for event in self.events if isinstance(event, StepDone | StepSkipped)]
         return Preempted("asked to") if stop_at is not None and steps[-1] == stop_at else None
 
 

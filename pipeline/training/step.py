@@ -1,0 +1,151 @@
+"""One optimizer step: gradients of its batches, summed over tokens, and what to do when memory or numbers run out.
+
+A step is cut into micro-batches. Their losses are sums over tokens, divided by the tokens of the whole step, so the cut
+does not weigh on the result. When memory runs out the step is taken again in smaller pieces: same rows, same order.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import TrainingError, is_out_of_memory
+
+
+class BatchSource(Protocol):
+    """Where batches come from. Everything is a pure function of epoch and index."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """(B, T) inputs and (B, T) targets."""
+
+    def targets_in(self, epoch: int, index: int) -> int:
+        """How many targets of that batch count."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a step's batches gave; the gradients themselves are in the model."""
+
+    nats: float  # loss summed over the step's targets
+    tokens: int  # targets
+    norm: float  # of all gradients together (L2), before clipping
+
+    @property
+    def flaw(self) -> str:
+        """What is not a finite number: `loss` or `gradient`; empty when all is well."""
+        if not math.isfinite(self.nats):
+            return "loss"
+        return "" if math.isfinite(self.norm) else "gradient"
+
+
+class Stepper:
+    """Computes gradients and applies them.
+
+    Args:
+        model: in training mode, on its device.
+        optimizer: over the model's parameters.
+        batches: see `BatchSource`.
+        loss_sum: inputs and targets → sum of the loss over the targets that count, in nats.
+        max_grad_norm: gradients are scaled down to this norm; None never.
+        rows: most rows of a micro-batch; None takes whole batches.
+        on_smaller: told the new number of rows whenever memory made it smaller.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: BatchSource,
+        loss_sum: Callable[[Tensor, Tensor], Tensor],
+        *,
+        max_grad_norm: float | None,
+        rows: int | None,
+        on_smaller: Callable[[int], None],
+    ) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._batches, self._loss_sum = batches, loss_sum
+        self._limit = math.inf if max_grad_norm is None else max_grad_norm
+        self._device = next(model.parameters()).device
+        self.rows, self._on_smaller = rows, on_smaller
+
+    def gradients(self, epoch: int, indices: range) -> Gradients:
+        """The clipped gradients of some batches, in the model.
+
+        Raises:
+            TrainingError: there is not enough memory for a single row.
+        """
+        random = torch.random.get_rng_state()
+        on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        while (found := self._attempt(epoch, indices)) is None:
+            self._shrink(epoch, indices)
+            torch.random.set_rng_state(random)
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device, self._device)
+        return found
+
+    def apply(self) -> None:
+        """Let the optimizer take its step, with a second try after freed memory."""
+        try:
+            self._optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            again = True
+        else:
+            again = False
+        if again:  # outside of the handler, which holds the arrays of every frame
+            self._free()
+            self._optimizer.step()  # the fused kernel takes its memory before it writes: nothing has changed yet
+
+    def discard(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _attempt(self, epoch: int, indices: range) -> Gradients | None:
+        """The gradients, or None when memory ran out."""
+        self.discard()
+        try:
+            return self._accumulate(epoch, indices)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None  # outside of the handler, which holds the arrays of every frame
+
+    def _accumulate(self, epoch: int, indices: range) -> Gradients:
+        tokens = sum(self._batches.targets_in(epoch, index) for index in indices)
+        nats = 0.0
+        for index in indices:
+            ids, targets = self._batches.batch(epoch, index)
+            rows = self.rows or len(ids)
+            for piece, expected in zip(torch.split(ids, rows), torch.split(targets, rows), strict=True):
+                loss = self._loss_sum(
+                    piece.to(self._device, non_blocking=True), expected.to(self._device, non_blocking=True)
+                )
+                (loss / tokens).backward()  # type: ignore[no-untyped-call]
+                nats += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit).item()
+        return Gradients(nats, tokens, norm)
+
+    def _shrink(self, epoch: int, indices: range) -> None:
+        rows = self.rows or len(self._batches.batch(epoch, indices.start)[0])
+        if rows == 1:
+            hint = "make model.max_seq_len or the model smaller, or end other programs"
+            raise TrainingError("there is not enough memory for a single sequence", hint=hint)
+        self._free()
+        self.rows = rows // 2
+        self._on_smaller(self.rows)
+
+    def _free(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
