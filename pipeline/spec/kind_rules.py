@@ -149,7 +149,7 @@ def swept_values_are_allowed(space: Mapping[str, Any]) -> Iterator[InnerFinding]
         for keys, value in _candidates(dimension):
             if not validator.is_valid(value):
                 message = f"`{path}` cannot be {spelled(value)}: it takes {expected(schema)}"
-                yield (path, *keys), message, "take it out of the sweep" if len(keys) > 1 else ""
+                yield (path, *keys), message, "take it out of the sweep" if isinstance(keys[-1], int) else ""
 
 
 def ranges_have_a_width(space: Mapping[str, Any]) -> Iterator[InnerFinding]:
