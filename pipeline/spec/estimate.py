@@ -1,0 +1,657 @@
+"""What a spec will cost, by arithmetic alone: parameters, operations, memory, disk, and time at a measured pace.
+
+Every figure follows from the settings, the size of the text and, for times, the pace of a machine. docs/planning.md
+says how each is computed and how far it can be off. MB are 1,000,000 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations, pairwise
+from typing import Any, Literal
+
+from pipeline import __version__
+from pipeline.files import canonical_json, sha256_bytes
+
+PLAN_FORMAT = 1
+MEMORY_BOUND, TIME_BOUND = 0.10, 0.30  # how far a figure can be off, as a share; tests/commands holds them to real runs
+
+Settings = Mapping[str, Any]  # the sections of a resolved experiment, as `Spec.to_dict` gives them
+Known = Literal["counted", "estimated", "unknown"]
+
+_FLOAT = 4  # bytes of a weight, a gradient or a moment: training keeps them in float32
+_MB = 1e6
+_EVALUATION_ROWS = 16  # windows that are scored at once
+_HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
+
+
+# The model
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model's size follows from; the names are those of the spec."""
+
+    vocab_size: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_ff: int
+    max_seq_len: int
+    model_type: str
+    tie_embeddings: bool
+    dropout: float
+
+    @property
+    def tensors(self) -> int:
+        """How many weight tensors the model has."""
+        of_a_layer = 9 if self.model_type == "llama" else 16  # biases make two of each projection and norm
+        of_the_rest = 2 if self.model_type == "llama" else 4  # embeddings, the last norm
+        return self.num_layers * of_a_layer + of_the_rest + (not self.tie_embeddings)
+
+
+def shape_of(model: Mapping[str, Any], vocab_size: int) -> Shape:
+    """The shape that the `model` section of a spec describes.
+
+    Args:
+        model: the section.
+        vocab_size: pieces of the tokenizer.
+    """
+    names = ("d_model", "num_layers", "num_heads", "d_ff", "max_seq_len", "model_type", "tie_embeddings", "dropout")
+    heads = model["num_kv_heads"] or model["num_heads"]
+    return Shape(vocab_size=vocab_size, num_kv_heads=heads, **{name: model[name] for name in names})
+
+
+def parameters(shape: Shape) -> dict[str, int]:
+    """The exact number of weights of each part; their sum is the model's parameter count."""
+    width, inner, layers = shape.d_model, shape.d_ff, shape.num_layers
+    keys = width // shape.num_heads * shape.num_kv_heads  # features of all key heads together
+    gpt = shape.model_type == "gpt"
+    attention = 2 * width * width + 2 * width * keys  # queries and output, keys and values
+    feed_forward = (2 if gpt else 3) * width * inner
+    biases = (2 * width + 2 * keys, inner + width) if gpt else (0, 0)
+    return {
+        "embeddings": shape.vocab_size * width,
+        "positions": shape.max_seq_len * width if gpt else 0,
+        "attention": layers * (attention + biases[0]),
+        "feed_forward": layers * (feed_forward + biases[1]),
+        "norms": (2 * layers + 1) * width * (2 if gpt else 1),
+        "head": 0 if shape.tie_embeddings else shape.vocab_size * width,
+    }
+
+
+def count(shape: Shape) -> int:
+    """The number of weights of a model; tied embeddings count once."""
+    return sum(parameters(shape).values())
+
+
+def flops_per_token(shape: Shape) -> float:
+    """Floating-point operations that training spends on one token: forward and backward, nothing recomputed.
+
+    Chowdhery et al., PaLM, arXiv:2204.02311, appendix B: 6 for each weight of a matrix product and
+    12 · layers · D · T for attention. What is looked up takes none.
+    """
+    parts = parameters(shape)
+    looked_up = parts["positions"] + (0 if shape.tie_embeddings else parts["embeddings"])
+    return 6.0 * (count(shape) - looked_up) + 12.0 * shape.num_layers * shape.d_model * shape.max_seq_len
+
+
+def weight_bytes(shape: Shape) -> int:
+    """About how many bytes the weights take in a safetensors file."""
+    return _FLOAT * count(shape) + _HEADER * shape.tensors
+
+
+# The text
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """How much text there is.
+
+    Attributes:
+        known: `counted` tokens, tokens `estimated` from the size of the text, or `unknown`.
+        source: where the figures come from, in words.
+        vocab_size: pieces of the tokenizer.
+        train_tokens: tokens of the training split.
+        validation_tokens: tokens of the validation split.
+        all_tokens: tokens of all splits.
+        all_bytes: of the text of all splits.
+    """
+
+    known: Known
+    source: str
+    vocab_size: int
+    train_tokens: int
+    validation_tokens: int
+    all_tokens: int
+    all_bytes: int
+
+
+# Bytes of English text that one token stands for, by pieces of the vocabulary. Measured on the plays of Shakespeare
+# with byte fallback; other text can differ much.
+_BYTES_PER_TOKEN = {
+    "unigram": ((260, 1.0), (512, 1.73), (1024, 2.26), (2048, 2.75), (4096, 3.14), (8192, 3.39), (16384, 3.57)),
+    "bpe": ((260, 1.0), (1024, 2.30), (4096, 3.06), (16384, 3.57)),
+    "word": ((260, 1.0), (4096, 2.09), (16384, 2.89)),
+    "char": ((260, 1.0),),
+}
+
+
+def bytes_per_token(tokenizer_type: str, vocab_size: int) -> float:
+    """About how many bytes of text one token stands for: between the measured sizes it grows with the logarithm."""
+    measured = _BYTES_PER_TOKEN[tokenizer_type]
+    if vocab_size <= measured[0][0]:
+        return measured[0][1]
+    for (few, low), (many, high) in pairwise(measured):
+        if vocab_size <= many:
+            return low + (high - low) * math.log(vocab_size / few) / math.log(many / few)
+    return measured[-1][1]
+
+
+def text_of_bytes(
+    sizes: Mapping[str, int], *, tokenizer_type: str, vocab_size: int, source: str, known: Known = "estimated"
+) -> Text:
+    """What is known of a text when only the bytes of its splits are.
+
+    Args:
+        sizes: bytes of `train`, `validation` and `test`.
+        tokenizer_type: as in the spec.
+        vocab_size: pieces asked for.
+        source: where the sizes come from, in words.
+        known: `unknown` when they are made up.
+    """
+    ratio = bytes_per_token(tokenizer_type, vocab_size)
+    tokens = {split: round(size / ratio) for split, size in sizes.items()}
+    total = sum(sizes.values())
+    return Text(known, source, vocab_size, tokens["train"], tokens["validation"], sum(tokens.values()), total)
+
+
+# The steps
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How a run is cut into steps."""
+
+    batches_per_epoch: int
+    per_epoch: int
+    total: int
+    evaluations: int
+    checkpoints: int
+
+
+def steps_of(settings: Settings, text: Text) -> Steps:
+    """How many batches, optimizer steps, evaluations and checkpoints a run takes.
+
+    Early stopping is not foreseen, and every evaluation is taken for one that saves a better model.
+    """
+    training, saving = settings["training"], settings["checkpointing"]
+    windows = max(1, text.train_tokens - 1) // settings["model"]["max_seq_len"] + 1
+    batches = -(-windows // training["batch_size"])
+    per_epoch = -(-batches // training["gradient_accumulation_steps"])
+    total: int = training["epochs"] * per_epoch
+    if training["max_steps"] is not None:
+        total = min(total, training["max_steps"])
+    every = training["eval_every_n_steps"] or per_epoch
+    evaluated = [every] if text.validation_tokens > 1 else []
+    saved = list(evaluated)
+    if saving["save_every_n_steps"] is not None:
+        saved.append(saving["save_every_n_steps"])
+    if saving["save_every_n_epochs"] is not None:
+        saved.append(saving["save_every_n_epochs"] * per_epoch)
+    return Steps(batches, per_epoch, total, _moments(total, evaluated), _moments(total, saved, last=bool(evaluated)))
+
+
+def _moments(total: int, periods: Sequence[int], *, last: bool = True) -> int:
+    """How many of the steps 1 to `total` are a multiple of a period; with `last`, the last step counts too."""
+    met = 0
+    for size in range(1, len(periods) + 1):
+        sign = 1 if size % 2 else -1
+        met += sign * sum(total // math.lcm(*chosen) for chosen in combinations(periods, size))
+    added = last and bool(periods) and all(total % period for period in periods)
+    return met + added
+
+
+# Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Bytes that autograd keeps of a forward pass, for each token, from the operations of `models.transformer`.
+
+    Attributes:
+        width: of a layer, for each feature of the residual stream.
+        inner: of a layer, for each feature of the feed-forward part.
+        scores: of a layer, for each head and each position of the sequence.
+        norms: of a layer, for the statistics of its norms.
+        last_width: of embedding and last norm, for each feature.
+        last_norm: of the last norm, for its statistics.
+    """
+
+    width: int
+    inner: int
+    scores: int
+    norms: int
+    last_width: int
+    last_norm: int
+
+
+# A test counts what autograd really keeps and finds exactly this.
+_SAVED = {
+    ("llama", "32-true"): Saved(width=40, inner=16, scores=4, norms=8, last_width=12, last_norm=4),
+    ("gpt", "32-true"): Saved(width=32, inner=8, scores=4, norms=16, last_width=8, last_norm=8),
+    ("llama", "bf16-mixed"): Saved(width=34, inner=8, scores=6, norms=8, last_width=10, last_norm=4),
+    ("gpt", "bf16-mixed"): Saved(width=24, inner=4, scores=6, norms=16, last_width=6, last_norm=8),
+}
+_DROPPED = {  # what dropout adds: its masks, and what they are multiplied with
+    "32-true": Saved(width=8, inner=0, scores=8, norms=0, last_width=4, last_norm=0),
+    "bf16-mixed": Saved(width=4, inner=0, scores=2, norms=0, last_width=4, last_norm=0),
+}
+_IDS = 16  # bytes of a token's id and of its target
+
+
+def activation_bytes(shape: Shape, *, batch_size: int, precision: str) -> int:
+    """Bytes that autograd keeps of one forward pass over a micro-batch on the CPU, until its backward pass.
+
+    Attention is written out there, so its scores are kept; the log-probabilities of the whole vocabulary are too.
+    """
+    kept: dict[str, int] = asdict(_SAVED[shape.model_type, precision])
+    if shape.dropout:
+        kept = {name: value + getattr(_DROPPED[precision], name) for name, value in kept.items()}
+    of_a_layer = (
+        kept["width"] * shape.d_model
+        + kept["inner"] * shape.d_ff
+        + kept["scores"] * shape.num_heads * shape.max_seq_len
+        + kept["norms"]
+    )
+    of_the_rest = kept["last_width"] * shape.d_model + kept["last_norm"] + _FLOAT * shape.vocab_size + _IDS
+    tokens = batch_size * shape.max_seq_len
+    converted = 0
+    if precision == "bf16-mixed":  # the matrices, once more in two bytes
+        parts = parameters(replace(shape, model_type="llama"))
+        matrices = parts["attention"] + parts["feed_forward"] + parts["embeddings"]
+        gates = shape.num_layers * shape.d_model * shape.d_ff if shape.model_type == "gpt" else 0
+        converted = 2 * (matrices - gates)
+    return tokens * (shape.num_layers * of_a_layer + of_the_rest) + converted + _FLOAT
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How the memory of the train stage's process grows, in bytes for each byte of its causes.
+
+    Attributes:
+        process: MB of a process that has loaded torch and is about to train, before there is a model.
+        weights: for each of the weights, which have gradients and two moments of the same size beside them.
+        kept: for what autograd keeps of a micro-batch.
+        logits: for the logits of a micro-batch, whose gradients are made while everything is kept.
+        scores: for the attention scores of one layer, in the same way.
+        scored_logits: for the logits of an evaluation's batch.
+        scored_scores: for the attention scores of one layer of it.
+        scored_inner: for the feed-forward features of one layer of it.
+        both: training and evaluation use the same memory but leave gaps: the share of the smaller that adds up.
+    """
+
+    process: float
+    weights: float
+    kept: float
+    logits: float
+    scores: float
+    scored_logits: float
+    scored_scores: float
+    scored_inner: float
+    both: float
+
+
+# Fitted to the peak of real runs of the train stage (Linux, glibc, torch 2.13, float32): 21 eager ones of 340 to
+# 1,819 MB, each met within 7 %, and 10 compiled ones of 462 to 1,317 MB, within 8 %. Factors above what is counted
+# are gaps: the process keeps freed memory, and its pieces do not fit the next request.
+_EAGER = Growth(340, 4.6, 1.3, 3.4, 1.0, 1.9, 5.0, 3.0, 0.27)
+_COMPILED = Growth(455, 4.3, 0.79, 0.0, 0.0, 2.9, 0.5, 0.0, 1.0)
+_SERVING_MB = 322.0  # a process that has loaded torch, tokenizer and model, whose weights are read when first used
+
+
+def training_memory(shape: Shape, *, batch_size: int, precision: str, compiled: bool) -> dict[str, float]:
+    """Peak resident memory of the train stage on the CPU, and what it consists of, in MB.
+
+    Returns:
+        `process`, `weights`, `gradients`, `optimizer` and `activations`, `working` for all that is made and freed
+        on the way, and their sum `peak_rss`.
+    """
+    growth = _COMPILED if compiled else _EAGER
+    weights = _FLOAT * count(shape) / _MB
+    kept = activation_bytes(shape, batch_size=batch_size, precision=precision) / _MB
+    square = shape.num_heads * shape.max_seq_len**2
+
+    def sizes(rows: int) -> tuple[float, float, float]:
+        tokens = rows * shape.max_seq_len
+        return (
+            tokens * shape.vocab_size * _FLOAT / _MB,
+            rows * square * _FLOAT / _MB,
+            tokens * shape.d_ff * _FLOAT / _MB,
+        )
+
+    logits, scores, _ = sizes(batch_size)
+    training = growth.kept * kept + growth.logits * logits + growth.scores * scores
+    logits, scores, inner = sizes(_EVALUATION_ROWS)
+    scoring = growth.scored_logits * logits + growth.scored_scores * scores + growth.scored_inner * inner
+    busy = max(training, scoring) + growth.both * min(training, scoring)
+    mask = _FLOAT * shape.max_seq_len**2 / _MB
+    parts = {
+        "process": growth.process,
+        "weights": weights,
+        "gradients": weights,
+        "optimizer": 2 * weights,
+        "activations": kept,
+        "working": busy - kept + (growth.weights - 4) * weights + 2 * mask,  # the mask is made from another one
+    }
+    return parts | {"peak_rss": sum(parts.values())}
+
+
+def inference_memory(shape: Shape) -> dict[str, float]:
+    """Resident memory of a clean process with the model loaded, and its peak while it generates, in MB."""
+    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
+    cache = 2 * shape.num_layers * shape.max_seq_len * keys * _FLOAT / _MB
+    mask = _FLOAT * shape.max_seq_len**2 / _MB
+    rest = _SERVING_MB + 2 * mask
+    return {"rss": rest, "peak": rest + _FLOAT * count(shape) / _MB + cache}
+
+
+# Disk
+
+
+def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None]:
+    """What a run leaves on the disk, and what it needs on the way, in MB.
+
+    Returns:
+        `corpus` and `tokenizer` (None where the text is unknown), `model`, `exports`, `checkpoints` while training,
+        `cache` for the copies that DVC keeps of the outputs, and `total`.
+    """
+    weights = weight_bytes(shape) / _MB
+    known = text.known != "unknown"
+    outputs = {
+        "corpus": 1.04 * text.all_bytes / _MB if known else None,  # as JSON Lines, with names and escapes
+        "tokenizer": (2 if shape.vocab_size <= 1 << 16 else 4) * text.all_tokens / _MB if known else None,
+        "model": weights * (1 if settings["checkpointing"]["keep_best_only"] else 2),
+        "exports": weights * len(settings["export"]["formats"]),
+    }
+    checkpoint = 3 * weights  # weights and two moments; the best weights are a link
+    kept = settings["checkpointing"]["keep_last_n"]
+    parts = {
+        **outputs,
+        "checkpoints": (kept + 1) * checkpoint + weights,  # one more while it is written, and older best weights
+        "cache": sum(size for size in outputs.values() if size is not None),
+    }
+    return parts | {"total": sum(size for size in parts.values() if size is not None)}
+
+
+# Time
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a machine works at a model, measured by `foundry plan`.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        precision: that training takes here.
+        num_threads: of arithmetic.
+        compiler: whether there is a C++ compiler.
+        learned_flops_per_second: of forward and backward passes, not compiled.
+        updated_per_second: weights that are clipped and updated.
+        scored_flops_per_second: of forward passes in an evaluation.
+        written_per_second: bytes of a checkpoint that are written, synced and hashed.
+        layer_seconds: 95th percentile of one next token, for each layer.
+        measured: what was timed, in words.
+    """
+
+    device: str
+    precision: str
+    num_threads: int
+    compiler: bool
+    learned_flops_per_second: float
+    updated_per_second: float
+    scored_flops_per_second: float
+    written_per_second: float
+    layer_seconds: float
+    measured: str
+
+
+FLOPS_WORTH_COMPILING = 2e13  # of a whole run; a test holds it to the figure that the train stage decides by
+COMPILED_GAIN = 1.15  # tokens a second of real runs, compiled against not: 1.12 at 0.9, 1.19 at 2.5 million parameters
+_COMPILING, _COMPILING_LAYER = 15.0, 4.5  # seconds; measured on two cores: 24 for two layers, 33 for four
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a run is expected to execute on, and whether that was measured."""
+
+    device: str
+    precision: str
+    compiled: bool
+
+
+_SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+# Sizes are those of bfloat16 wherever less than float32 is asked for.
+_SIZED_AS = {"32-true": "32-true"}
+
+
+def execution_of(settings: Settings, *, flops: float, pace: Pace | None) -> Execution:
+    """What a run executes on: as the spec says, `auto` as it was measured, or as most machines choose.
+
+    Without a pace, `auto` is taken for the CPU, float32, and compiled when the run is long enough for it.
+    """
+    hardware = settings["hardware"]
+    device = pace.device if pace else "cpu" if hardware["device"] == "auto" else hardware["device"]
+    precision = _SHORT.get(hardware["precision"], hardware["precision"])
+    if hardware["use_amp"] is False and not precision.endswith("-true"):
+        precision = "32-true"
+    if precision == "auto":
+        precision = pace.precision if pace else "32-true"
+    mode = hardware["compile_mode"]
+    compiled = mode is not None
+    if mode == "auto":
+        compiled = flops >= FLOPS_WORTH_COMPILING and (pace is None or pace.compiler)
+    return Execution(device, precision, compiled)
+
+
+def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str, float]:
+    """How long the train stage takes at a pace, in seconds.
+
+    Returns:
+        `steps`, `compiling`, `evaluations`, `checkpoints`, `samples`, and their sum `total`.
+    """
+    steps, logging = steps_of(settings, text), settings["logging"]
+    learned = flops_per_token(shape) * tokens_learned(settings, steps)
+    execution = execution_of(settings, flops=learned, pace=pace)
+    passes = learned / pace.learned_flops_per_second / (COMPILED_GAIN if execution.compiled else 1.0)
+    epochs = -(-steps.total // steps.per_epoch)
+    sampled = epochs * len(logging["sample_prompts"]) * logging["sample_max_new_tokens"]
+    parts = {
+        "steps": passes + steps.total * count(shape) / pace.updated_per_second,
+        "compiling": _COMPILING + _COMPILING_LAYER * shape.num_layers if execution.compiled else 0.0,
+        "evaluations": steps.evaluations
+        * text.validation_tokens
+        * flops_per_token(shape)
+        / 3  # the forward pass is a third of what training does
+        / pace.scored_flops_per_second,
+        "checkpoints": steps.checkpoints * 3 * weight_bytes(shape) / pace.written_per_second,
+        "samples": sampled * shape.num_layers * pace.layer_seconds,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def tokens_learned(settings: Settings, steps: Steps) -> int:
+    """Positions that a whole run computes, those that fill up a window or a batch included."""
+    training = settings["training"]
+    whole, rest = divmod(steps.total, steps.per_epoch)
+    batches = whole * steps.batches_per_epoch + rest * training["gradient_accumulation_steps"]
+    return int(batches * training["batch_size"] * settings["model"]["max_seq_len"])
+
+
+# Budgets
+
+
+def predicted(settings: Settings, text: Text, pace: Pace | None) -> dict[str, float | None]:
+    """What each budget of a spec will be held against; None for what cannot be known before."""
+    shape = shape_of(settings["model"], text.vocab_size)
+    memory = inference_memory(shape)
+    known = pace is not None and text.known != "unknown"
+    return {
+        "val_loss": None,
+        "rss_mb": memory["rss"],
+        "peak_mb": memory["peak"],
+        "latency_p95_ms": None if pace is None else 1000 * pace.layer_seconds * shape.num_layers,
+        "model_mb": weight_bytes(shape) / _MB,
+        "training_minutes": times(settings, shape, text, pace)["total"] / 60 if known and pace else None,
+    }
+
+
+_BOUND_OF = {
+    "rss_mb": MEMORY_BOUND,
+    "peak_mb": MEMORY_BOUND,
+    "latency_p95_ms": TIME_BOUND,
+    "training_minutes": TIME_BOUND,
+}
+# Which settings make it smaller, tried one at a time.
+_LEVERS = {
+    "val_loss": (),
+    "rss_mb": ("model.max_seq_len",),
+    "peak_mb": ("model.d_model", "model.num_layers", "tokenizer.vocab_size"),
+    "latency_p95_ms": ("model.num_layers",),
+    "model_mb": ("model.d_model", "model.num_layers", "tokenizer.vocab_size"),
+    "training_minutes": ("training.epochs", "training.max_steps", "model.d_model", "model.num_layers"),
+}
+_HEAD_STEP = 8  # features of a head come in eights, as vector instructions like them
+_VOCABULARY_STEP = 256
+
+
+def _smaller(name: str, settings: Settings, text: Text) -> Sequence[int]:
+    """The smaller values that a setting can take, from small to large."""
+    model = settings["model"]
+    width = _HEAD_STEP * model["num_heads"]
+    ranges: dict[str, Callable[[], Sequence[int]]] = {
+        "model.d_model": lambda: range(width, model["d_model"], width),
+        "model.num_layers": lambda: range(1, model["num_layers"]),
+        "model.max_seq_len": lambda: range(32, model["max_seq_len"], 32),
+        "tokenizer.vocab_size": lambda: range(2 * _VOCABULARY_STEP, text.vocab_size, _VOCABULARY_STEP),
+        "training.epochs": lambda: range(1, settings["training"]["epochs"]),
+        "training.max_steps": lambda: range(1, steps_of(settings, text).total),
+    }
+    return ranges[name]()
+
+
+def changed(settings: Settings, text: Text, name: str, value: int) -> tuple[Settings, Text]:
+    """Settings and text with one setting changed."""
+    section, key = name.split(".")
+    other = {**settings, section: {**settings[section], key: value}}
+    return other, replace(text, vocab_size=value) if name == "tokenizer.vocab_size" else text
+
+
+def remedies(budget: str, limit: float, settings: Settings, text: Text, pace: Pace | None) -> dict[str, int]:
+    """Dotted setting → the largest value with which a missed budget would be kept, each by itself."""
+    found = {}
+    for name in _LEVERS[budget]:
+        choices = _smaller(name, settings, text)
+
+        def cost(value: int, name: str = name) -> float:
+            return predicted(*changed(settings, text, name, value), pace)[budget] or 0.0
+
+        if fitting := bisect_right(choices, limit, key=cost):
+            found[name] = choices[fitting - 1]
+    return found
+
+
+def judged(settings: Settings, text: Text, pace: Pace | None) -> list[dict[str, Any]]:
+    """Each budget of a spec with what is predicted, and what would keep it where it is missed.
+
+    The status is `keeps`, `close` (within the error of the prediction), `misses`, `unknown` or `no_limit`.
+    """
+    rows = []
+    for name, value in predicted(settings, text, pace).items():
+        limit = settings["validation"]["budgets"][name]
+        status = _status(value, limit, _BOUND_OF.get(name, 0.0))
+        missed = limit is not None and value is not None and value > limit
+        change = remedies(name, limit, settings, text, pace) if missed else {}
+        rows.append({"name": name, "predicted": _rounded(value), "limit": limit, "status": status, "change": change})
+    return rows
+
+
+def _status(value: float | None, limit: float | None, bound: float) -> str:
+    if limit is None:
+        return "no_limit"
+    if value is None:
+        return "unknown"
+    if abs(value - limit) <= bound * value:
+        return "close"
+    return "misses" if value > limit else "keeps"
+
+
+# The whole
+
+
+def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that is known of a run before it starts; schemas/v1/artefact/plan.json describes it.
+
+    Args:
+        settings: the sections of a resolved experiment.
+        text: how much there is to learn from.
+        pace: of the machine that is to run it; None leaves times out.
+        notes: what a reader should know beside the figures.
+    """
+    shape = shape_of(settings["model"], text.vocab_size)
+    steps = steps_of(settings, text)
+    tokens = tokens_learned(settings, steps)
+    flops = flops_per_token(shape) * tokens
+    execution = execution_of(settings, flops=flops, pace=pace)
+    sized_as = _SIZED_AS.get(execution.precision, "bf16-mixed")
+    memory = training_memory(
+        shape, batch_size=settings["training"]["batch_size"], precision=sized_as, compiled=execution.compiled
+    )
+    return {
+        "format_version": PLAN_FORMAT,
+        "toolkit_version": __version__,
+        "experiment": settings["name"],
+        "spec_hash": sha256_bytes(canonical_json(settings).encode()),
+        "model": {
+            "model_type": shape.model_type,
+            "vocab_size": shape.vocab_size,
+            "tie_embeddings": shape.tie_embeddings,
+            "parameters": {**parameters(shape), "total": count(shape)},
+            "flops_per_token": flops_per_token(shape),
+        },
+        "text": {key: value for key, value in asdict(text).items() if key != "vocab_size"},
+        "training": {
+            "tokens_per_epoch": max(0, text.train_tokens - 1),
+            "steps_per_epoch": steps.per_epoch,
+            "steps": steps.total,
+            "evaluations": steps.evaluations,
+            "checkpoints": steps.checkpoints,
+            "flops": flops,
+        },
+        "execution": {**asdict(execution), "measured": pace is not None},
+        "memory_mb": _rounded_all(memory if execution.device == "cpu" else _of_any_device(memory)),
+        "inference_mb": _rounded_all(inference_memory(shape)),
+        "disk_mb": _rounded_all(disk(settings, shape, text)),
+        "seconds": None if pace is None else _rounded_all(times(settings, shape, text, pace)),
+        "pace": None if pace is None else asdict(pace),
+        "budgets": judged(settings, text, pace),
+        "bounds": {"memory": MEMORY_BOUND, "time": TIME_BOUND},
+        "notes": list(notes),
+    }
+
+
+def _of_any_device(memory: Mapping[str, float]) -> dict[str, float | None]:
+    """What a GPU has to hold too; how much it takes beside that is not known."""
+    return {name: size if name in ("weights", "gradients", "optimizer") else None for name, size in memory.items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _rounded_all(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: _rounded(value) for name, value in values.items()}

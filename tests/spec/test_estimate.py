@@ -1,0 +1,320 @@
+"""Arithmetic against the real thing: models that are built, gradients that are kept, batches that are cut."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.batches import Batches
+from pipeline.models.transformer import Transformer
+from pipeline.paths import SPECS
+from pipeline.spec import estimate, load_spec
+from pipeline.spec.estimate import Pace, Shape, Text, shape_of
+from pipeline.spec.presets import PRESETS, expand, names, read_preset
+from pipeline.tasks.language_model import loss_sum
+from pipeline.training.hardware import worth_compiling
+from pipeline.training.loop import planned_steps
+
+pytestmark = pytest.mark.unit
+
+PACE = Pace("cpu", "32-true", 2, True, 1e11, 1e9, 1e11, 1e9, 1e-3, "steps of this spec")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, Any]:
+    return load_spec(SPECS / "experiment.yaml").to_dict()
+
+
+@st.composite
+def shapes(draw) -> Shape:
+    kv_heads = draw(st.integers(1, 4))
+    heads = kv_heads * draw(st.integers(1, 4))
+    return Shape(
+        vocab_size=draw(st.integers(1, 500)),
+        d_model=heads * 2 * draw(st.integers(1, 8)),
+        num_layers=draw(st.integers(1, 5)),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        d_ff=draw(st.integers(1, 200)),
+        max_seq_len=draw(st.integers(2, 64)),
+        model_type=draw(st.sampled_from(["llama", "gpt"])),
+        tie_embeddings=draw(st.booleans()),
+        dropout=draw(st.sampled_from([0.0, 0.1])),
+    )
+
+
+def text(tokens: int = 1_260_131, *, vocab_size: int = 4096, held_out: int = 167_897) -> Text:
+    return Text("counted", "a test", vocab_size, tokens, held_out, tokens + held_out, 3 * tokens)
+
+
+def with_changes(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Settings with some changed: `training__epochs=3`."""
+    for name, value in changes.items():
+        section, key = name.split("__")
+        values = {**values, section: {**values[section], key: value}}
+    return values
+
+
+def on_meta(shape: Shape) -> Transformer:
+    """The model itself, without memory for its weights."""
+    with torch.device("meta"):
+        return Transformer(**asdict(shape))
+
+
+def assert_counts_are_exact(shape: Shape) -> None:
+    model = on_meta(shape)
+    owners = {
+        "embeddings": "embed_tokens",
+        "positions": "embed_positions",
+        "attention": "self_attn",
+        "feed_forward": "mlp",
+        "norms": "norm",
+        "head": "lm_head",
+    }
+
+    built = dict.fromkeys(owners, 0)
+    for name, parameter in model.named_parameters():
+        built[next(part for part, owner in owners.items() if owner in name)] += parameter.numel()
+
+    assert estimate.parameters(shape) == built
+    assert estimate.count(shape) == sum(parameter.numel() for parameter in model.parameters())
+    assert estimate.flops_per_token(shape) == model.flops_per_token()
+    assert shape.tensors == len(model.state_dict())
+
+
+@settings(deadline=None)  # other load on the machine is no defect
+@given(shapes())
+def test_parameters_and_operations_of_any_shape_are_those_of_the_model(shape):
+    assert_counts_are_exact(shape)
+
+
+@pytest.mark.parametrize("name", names(PRESETS))
+def test_parameters_and_operations_of_a_preset_are_those_of_its_model(name):
+    spec = expand(read_preset(name))
+
+    assert_counts_are_exact(shape_of(spec.section("model"), spec.tokenizer.vocab_size))
+
+
+@pytest.mark.parametrize(
+    ("name", "tied", "untied"),
+    [
+        ("quick_prototype", 44.7, 70.4),
+        ("baseline", 123.8, 162.3),
+        ("distributed", 354.0, 405.5),
+        ("low_memory", 30.0, 49.3),
+    ],
+)
+def test_presets_have_the_millions_of_parameters_that_their_shapes_give(name, tied, untied):
+    spec = expand(read_preset(name))
+    shape = replace(shape_of(spec.section("model"), 50257), tie_embeddings=True)
+
+    assert round(estimate.count(shape) / 1e6, 1) == tied
+    assert round(estimate.count(replace(shape, tie_embeddings=False)) / 1e6, 1) == untied
+
+
+def test_the_documents_print_the_parameters_of_the_shipped_experiment(checkout, shipped):
+    millions = f"{estimate.count(shape_of(shipped['model'], shipped['tokenizer']['vocab_size'])) / 1e6:.2f} million"
+
+    for document in ("README.md", "specs/experiment.yaml"):
+        printed = re.findall(r"[\d.]+ million(?= parameters)", (checkout / document).read_text(encoding="utf-8"))
+        assert printed == [millions], document
+
+
+@settings(deadline=None)  # other load on the machine is no defect
+@given(
+    tokens=st.integers(2, 5000),
+    length=st.integers(2, 40),
+    size=st.integers(1, 9),
+    accumulation=st.integers(1, 4),
+    epochs=st.integers(1, 4),
+    most=st.none() | st.integers(1, 50),
+)
+def test_steps_are_those_of_the_loop(shipped, tokens, length, size, accumulation, epochs, most):
+    spec = with_changes(
+        shipped,
+        model__max_seq_len=length,
+        training__batch_size=size,
+        training__gradient_accumulation_steps=accumulation,
+        training__epochs=epochs,
+        training__max_steps=most,
+    )
+    batches = Batches(np.zeros(tokens, np.uint16), length=length, batch_size=size, seed=0)
+
+    steps = estimate.steps_of(spec, text(tokens))
+
+    assert steps.batches_per_epoch == batches.per_epoch
+    assert steps.total == planned_steps(
+        batches_per_epoch=batches.per_epoch, accumulation=accumulation, epochs=epochs, max_steps=most
+    )
+
+
+@settings(deadline=None)  # other load on the machine is no defect
+@given(
+    total=st.integers(1, 60), every=st.none() | st.integers(1, 70), save=st.none() | st.integers(1, 70), after=st.none()
+    | st.integers(1, 3),
+)  # fmt: skip
+def test_evaluations_and_checkpoints_are_counted_as_the_loop_makes_them(shipped, total, every, save, after):
+    spec = with_changes(
+        shipped,
+        training__max_steps=total,
+        training__epochs=1000,
+        training__eval_every_n_steps=every,
+        checkpointing__save_every_n_steps=save,
+        checkpointing__save_every_n_epochs=after,
+    )
+    few = text(20_001)  # 10 steps an epoch
+    epoch = estimate.steps_of(spec, few).per_epoch
+
+    evaluated = {step for step in range(1, total + 1) if step % (every or epoch) == 0} | {total}
+    saved = {step for step in range(1, total + 1) if save and step % save == 0}
+    saved |= {step for step in range(1, total + 1) if after and step % (epoch * after) == 0}
+
+    steps = estimate.steps_of(spec, few)
+    assert (steps.evaluations, steps.checkpoints) == (len(evaluated), len(evaluated | saved))
+
+
+def test_without_a_validation_split_nothing_is_evaluated(shipped):
+    steps = estimate.steps_of(shipped, text(held_out=0))
+
+    assert steps.evaluations == 0
+    assert steps.checkpoints == 8  # 1,232 steps: one each 200, one each epoch of 616
+
+
+def kept_by_autograd(shape: Shape, *, batch_size: int, mixed: bool) -> int:
+    """Bytes of everything that a forward pass leaves for the backward pass, weights and tables apart."""
+    model = Transformer(**asdict(shape)).train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.zeros(batch_size, shape.max_seq_len, dtype=torch.int64)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=mixed),
+    ):
+        loss_sum(model, ids, ids.clone())
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("model_type", ["llama", "gpt"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_activations_are_what_autograd_keeps(precision, model_type, heads, dropout):
+    shape = Shape(300, 48, 3, 4, heads, 100, 24, model_type, tie_embeddings=False, dropout=dropout)
+
+    kept = kept_by_autograd(shape, batch_size=5, mixed=precision == "bf16-mixed")
+
+    assert estimate.activation_bytes(shape, batch_size=5, precision=precision) == kept
+
+
+def test_the_parts_of_the_memory_add_up(shipped):
+    memory = estimate.training_memory(
+        shape_of(shipped["model"], 4096), batch_size=8, precision="32-true", compiled=True
+    )
+
+    peak = memory.pop("peak_rss")
+    assert peak == sum(memory.values())
+    assert all(size > 0 for name, size in memory.items() if name != "working")
+
+
+@pytest.mark.parametrize("flops", [0.0, 1.9e13, 2e13, 1e18])
+def test_a_run_is_expected_to_compile_exactly_when_the_train_stage_would(shipped, flops):
+    execution = estimate.execution_of(shipped, flops=flops, pace=PACE)
+
+    assert execution.compiled == worth_compiling(flops)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"hardware__compile_mode": None}, ("32-true", False)),
+        ({"hardware__precision": "bf16"}, ("bf16-mixed", True)),
+        ({"hardware__precision": "bf16-mixed", "hardware__use_amp": False}, ("32-true", True)),
+    ],
+)
+def test_what_the_spec_says_is_not_measured(shipped, changes, expected):
+    execution = estimate.execution_of(with_changes(shipped, **changes), flops=1e15, pace=PACE)
+
+    assert (execution.precision, execution.compiled) == expected
+
+
+def test_a_machine_without_a_compiler_is_not_expected_to_compile(shipped):
+    assert not estimate.execution_of(shipped, flops=1e15, pace=replace(PACE, compiler=False)).compiled
+
+
+def test_times_add_up_and_grow_with_the_steps(shipped):
+    shape = shape_of(shipped["model"], 4096)
+
+    one, two = (estimate.times(with_changes(shipped, training__epochs=n), shape, text(), PACE) for n in (1, 2))
+
+    assert two["total"] == sum(value for name, value in two.items() if name != "total")
+    assert two["steps"] == pytest.approx(2 * one["steps"])
+    assert two["evaluations"] == pytest.approx(2 * one["evaluations"])
+
+
+def test_a_missed_budget_comes_with_the_largest_values_that_keep_it(shipped):
+    slow = replace(PACE, learned_flops_per_second=4e10)
+    limit = shipped["validation"]["budgets"]["training_minutes"]
+
+    row = next(row for row in estimate.judged(shipped, text(), slow) if row["name"] == "training_minutes")
+
+    assert row["status"] == "misses"
+    assert set(row["change"]) == {"training.epochs", "training.max_steps", "model.d_model", "model.num_layers"}
+    steps = row["change"]["training.max_steps"]
+    minutes = [
+        estimate.predicted(*estimate.changed(shipped, text(), "training.max_steps", most), slow)["training_minutes"]
+        for most in (steps, steps + 1)
+    ]
+    assert minutes[0] <= limit < minutes[1]
+
+
+def test_a_suggested_width_is_one_that_the_rules_allow_and_that_fits(shipped):
+    tight = with_changes(shipped, model__d_model=960, model__num_heads=15)
+
+    row = next(row for row in estimate.judged(tight, text(), None) if row["name"] == "model_mb")
+
+    width = row["change"]["model.d_model"]
+    assert width % (2 * 15) == 0
+    fits, too_large = (
+        estimate.predicted(*estimate.changed(tight, text(), "model.d_model", value), None)["model_mb"]
+        for value in (width, width + 8 * 15)
+    )
+    assert fits <= 10 < too_large
+
+
+def test_budgets_that_cannot_be_known_yet_are_called_unknown(shipped):
+    rows = {row["name"]: row["status"] for row in estimate.judged(shipped, text(), None)}
+
+    assert rows["val_loss"] == rows["training_minutes"] == rows["latency_p95_ms"] == "unknown"
+    assert rows["peak_mb"] == "keeps"
+
+
+def test_a_budget_of_null_is_no_limit(shipped):
+    none = with_changes(shipped, validation__budgets={**shipped["validation"]["budgets"], "model_mb": None})
+
+    assert {row["name"]: row["status"] for row in estimate.judged(none, text(), None)}["model_mb"] == "no_limit"
+
+
+@pytest.mark.parametrize(("kind", "pieces"), [("unigram", 300), ("unigram", 5000), ("bpe", 100_000), ("char", 4096)])
+def test_a_token_stands_for_one_to_four_bytes(kind, pieces):
+    assert 1.0 <= estimate.bytes_per_token(kind, pieces) < 4
+
+
+def test_more_pieces_mean_longer_tokens():
+    lengths = [estimate.bytes_per_token("unigram", pieces) for pieces in (260, 400, 512, 4096, 6000, 16384)]
+
+    assert lengths == sorted(lengths)
+    assert lengths[3] == pytest.approx(3958464 / 1260131, rel=0.01)  # reports/tokenizer.json of the shipped run
