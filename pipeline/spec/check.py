@@ -44,7 +44,9 @@ def check(document: Document, project: Project | None = None) -> list[Problem]:
     problems = list(document.problems)
     if document.kind in kinds():
         problems += _schema_problems(document)
-        problems += _rule_problems(document, {problem.path for problem in problems}, project)
+        # A key that only stands in the wrong section casts no doubt on what is beside it.
+        doubtful = {problem.path for problem in problems if problem.code != "E0202"}
+        problems += _rule_problems(document, doubtful, project)
     else:
         problems.append(_unknown_kind(document))
     return sorted(problems, key=lambda problem: (problem.line, problem.column, problem.code))

@@ -160,8 +160,15 @@ _EXPERIMENT = (
 # Only values that differ from the default are reported: a complete spec spells out settings that happen to be idle.
 _EXPERIMENT_UNREAD = (
     Unread("scheduler.warmup_ratio", "scheduler.warmup_steps", lambda steps: steps is not None, "warmup_steps is set"),
-    Unread("scheduler.decay_ratio", "scheduler.scheduler_type", lambda kind: kind != "wsd", "only `wsd` reads it"),
-    Unread("scheduler.min_lr_ratio", "scheduler.scheduler_type", lambda kind: kind == "constant", "nothing falls"),
+    Unread(
+        "scheduler.decay_ratio", "scheduler.scheduler_type", lambda kind: kind != "wsd", "scheduler_type is not wsd"
+    ),
+    Unread(
+        "scheduler.min_lr_ratio",
+        "scheduler.scheduler_type",
+        lambda kind: kind == "constant",
+        "scheduler_type is constant",
+    ),
     Unread(
         "training.early_stopping_min_delta",
         "training.early_stopping_patience",
@@ -172,30 +179,33 @@ _EXPERIMENT_UNREAD = (
         "training.early_stopping_patience",
         "dataset.validation_split",
         lambda share: share == 0,
-        "there is no validation split to watch",
+        "validation_split is 0, so there is nothing to watch",
     ),
-    Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "only `llama` has rotary positions"),
-    Unread("dataset.split_seed", "dataset.split_method", lambda method: method == "contiguous", "nothing is drawn"),
+    Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "model_type is not llama"),
+    Unread(
+        "dataset.split_seed",
+        "dataset.split_method",
+        lambda method: method == "contiguous",
+        "split_method is contiguous",
+    ),
     Unread(
         "dataset.source.text_field",
         "dataset.source.format",
         lambda form: form in ("text", "markdown"),
-        "only JSON Lines has fields",
+        "format is not jsonl, which alone has fields",
     ),
     Unread(
         "dataset.cleaning.strip_markdown",
         "dataset.source.format",
         lambda form: form == "text",
-        "plain text has no Markdown marks",
+        "format is text, which has no Markdown marks",
     ),
-    Unread(
-        "dataset.max_val_samples", "dataset.validation_split", lambda share: share == 0, "there is no validation split"
-    ),
+    Unread("dataset.max_val_samples", "dataset.validation_split", lambda share: share == 0, "validation_split is 0"),
     Unread(
         "training.eval_every_n_steps",
         "dataset.validation_split",
         lambda share: share == 0,
-        "there is no validation split to evaluate on",
+        "validation_split is 0, so there is nothing to evaluate on",
     ),
     Unread("hardware.compile_fullgraph", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
     Unread("hardware.compile_dynamic", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
@@ -205,14 +215,16 @@ _EXPERIMENT_UNREAD = (
         lambda prompts: not prompts,
         "sample_prompts is empty",
     ),
-    Unread("logging.sample_temperature", "logging.sample_prompts", lambda prompts: not prompts, "there are no prompts"),
+    Unread(
+        "logging.sample_temperature", "logging.sample_prompts", lambda prompts: not prompts, "sample_prompts is empty"
+    ),
     Unread(
         "validation.generation_seed",
         "validation.temperature",
         lambda temperature: temperature == 0,
         "temperature 0 always takes the likeliest token",
     ),
-    Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "`onnx` is not among the formats"),
+    Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "formats has no onnx"),
 )
 
 

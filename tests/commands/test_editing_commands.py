@@ -323,7 +323,7 @@ def test_why_names_defaults_aliases_and_what_makes_a_setting_idle(project):
 
     assert "from      default of the schema" in run("why", "a.yaml", "training.batch_size")
     assert "from      a.yaml:11:20, repeated by an alias at a.yaml:11:26" in run("why", "a.yaml", "model.num_layers")
-    assert "idle      only `wsd` reads it" in run("why", "a.yaml", "scheduler.decay_ratio")
+    assert "idle      scheduler_type is not wsd" in run("why", "a.yaml", "scheduler.decay_ratio")
     assert "from      preset baseline:" in run("why", "baseline", "training.batch_size")
     assert "filled in where the preset says nothing" in run("why", "baseline", "dataset.source.package")
 

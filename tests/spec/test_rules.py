@@ -86,6 +86,12 @@ def test_one_mistake_is_one_message(problems_of, text):
     assert len(problems_of(text)) == 1
 
 
+def test_a_key_in_the_wrong_section_does_not_hide_what_is_wrong_beside_it(problems_of):
+    codes = [problem.code for problem in problems_of("model: {num_heads: 5, weight_decay: 0.1}")]
+
+    assert codes == ["E0401", "E0202"]
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
