@@ -97,8 +97,10 @@ def test_a_broken_rule_is_said_once_with_what_would_be_right(kind, text, code, p
         ("task", "task_type: seq2seq\nmodel_family: encoder_decoder\ninput_fields: [text]\nmetrics: [exact_match]"),
         ("task", LEAST["task"].replace("lm", "classification") + "output_schema: {num_classes: 2}"),
         ("sweep", "method: grid\nspace: {model.dropout: {kind: range, low: 0, high: 0.5, points: 3}}"),
-        ("sweep", "method: grid\nbudget: {max_trials: 3}\n"
-         "space: {model.d_ff: {kind: range, low: 1, high: 7, step: 3}}"),
+        (
+            "sweep",
+            "method: grid\nspace: {model.d_ff: {kind: range, low: 1, high: 7, step: 3}}\nbudget: {max_trials: 3}",
+        ),
         ("sweep", "method: random\nspace: {model.dropout: {kind: range, low: 0, high: 0.5}}\nbudget: {max_minutes: 1}"),
         ("sweep", "method: grid\nspace: {model.num_kv_heads: [null, 1]}\nstorage: postgresql://someone@host:5432/sweeps"),
         ("policy", "triggers: [{kind: data_volume, samples: 1, percentage: null}]"),
