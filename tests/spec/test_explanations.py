@@ -16,7 +16,7 @@ from pipeline.spec.project import Project
 
 pytestmark = pytest.mark.unit
 VAIN = {"W0103"}  # may stand beside others: an example may show what this version cannot act upon
-# Those need a missing file, a megabyte, other bytes, reports of a project, or the command `foundry migrate`.
+# Those need a missing file, a large one, other bytes, reports of a project, or the command `foundry migrate`.
 WITHOUT_EXAMPLE = {"E0101", "E0102", "E0103", "E0308", "W0112", "W0113", *(f"E060{number}" for number in range(1, 9))}
 EXAMPLES = [pytest.param(code, told, id=code) for code, told in EXPLANATIONS.items() if told.wrong]
 
