@@ -23,7 +23,7 @@ from pipeline.spec.schema import EXPERIMENT, Schema, kinds, schema_of
 
 Keys = tuple[Any, ...]  # the way to a value, through names and numbers of items: ("dataset", "source", "members", 0)
 
-MAX_BYTES = 400_000  # a spec is a few kilobytes; PyYAML takes most of a second to find what is wrong in that much
+MAX_BYTES = 250_000  # a spec is a few kilobytes; to find what is wrong in that much takes PyYAML half a second
 MAX_DEPTH = 16  # the schema needs 4
 MAX_VALUES = 5_000  # keys count too, aliases as what they stand for; the schema needs some 200 and its lists
 MAX_ALIASES = 16

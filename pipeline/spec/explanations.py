@@ -65,7 +65,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "should be the project folder; a shipped preset can be given by its name alone."
     ),
     "E0102": Explanation(
-        "A spec is a few kilobytes, so a file of more than 400 kilobytes is something else, and reading it would only "
+        "A spec is a few kilobytes, so a file of more than 250 kilobytes is something else, and reading it would only "
         "take time. Large lists, such as documents to train on, belong into files that a spec names."
     ),
     "E0103": Explanation(
