@@ -21,6 +21,7 @@ import pytest
 from test_run import COPIED, TINY, WORDS, Project
 
 from pipeline.artefacts import ARTEFACTS, artefact_schema, check_artefact, kind_of, mismatches
+from pipeline.commands.artefacts_page import PAGE, artefacts_page
 from pipeline.data.documents import read_split
 from pipeline.data.download import fetch_url
 from pipeline.errors import ArtifactError, CorpusError
@@ -467,6 +468,13 @@ def test_a_history_with_other_columns_or_a_short_row_is_refused():
         with pytest.raises(ArtifactError) as caught:
             parse_artefact(text, "history", "x")
         assert caught.value.where == where
+
+
+@pytest.mark.unit
+def test_the_page_of_artefacts_is_fresh():
+    text = PAGE.read_text(encoding="utf-8")
+
+    assert text == artefacts_page(), "write it again: python -m pipeline.commands.artefacts_page"
 
 
 @pytest.mark.unit
