@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def command(context: click.Context) -> None:
     """List what `foundry new NAME --from …` can start from: presets with what they cost, templates with their holes.
 
-    Parameters are exact. Hours are those of training on the corpus that needs no files, at the pace of two cores of a
-    server processor; `foundry plan` works them out for your machine and your text.
+    Parameters are exact. Hours, 0.1 at least, are those of training on the corpus that needs no files, at the pace of
+    two cores of a server processor; `foundry plan` works them out for your machine and your text.
     """
     if context.invoked_subcommand is not None:
         return
@@ -44,12 +44,13 @@ def show(name: str) -> None:
 
 
 def _facts(preset: Preset) -> list[str]:
+    from pipeline.console import duration
     from pipeline.spec.presets import FLOPS_PER_SECOND, estimate_of, expand
 
     cost = estimate_of(expand(preset))
     return [
         f"{cost.parameters:,} parameters; {cost.tokens:,} tokens of training on the corpus that needs no files,",
-        f"{cost.flops:.2g} operations: {cost.hours():.1f} hours at {FLOPS_PER_SECOND:.0e} a second",
+        f"{cost.flops:.1e} operations: {duration(3600 * cost.hours())} at {FLOPS_PER_SECOND:.0e} a second",
     ]
 
 
@@ -67,7 +68,7 @@ def _cost(preset: Preset) -> tuple[str, str]:
     from pipeline.spec.presets import estimate_of, expand
 
     cost = estimate_of(expand(preset))
-    return f"{cost.parameters:,}", f"{cost.hours():.1f}"
+    return f"{cost.parameters:,}", f"{max(cost.hours(), 0.1):.1f}"
 
 
 def _by_size(row: tuple[str, ...]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.paths import SPECS
 from pipeline.spec.diagnose import Problem, SpecError
-from pipeline.spec.document import parse_document, read_document
+from pipeline.spec.document import Document, parse_document, read_document
 from pipeline.spec.load import build_spec
 from pipeline.spec.schema import EXPERIMENT, Schema, branch, schema_of
 from pipeline.spec.spec import Spec
@@ -77,7 +77,7 @@ def problems_of(values: Mapping[str, Any], origin: str, kind: str = EXPERIMENT) 
     """
     from pipeline.spec.check import check  # noqa: PLC0415 - jsonschema is slow to import
 
-    return check(parse_document(_text(values, origin, kind), origin))
+    return check(_document(values, origin, kind))
 
 
 def spec_of(values: Mapping[str, Any], origin: str, kind: str = EXPERIMENT) -> Spec:
@@ -86,9 +86,9 @@ def spec_of(values: Mapping[str, Any], origin: str, kind: str = EXPERIMENT) -> S
     Raises:
         ValuesError: something is wrong with them; says everything at once.
     """
-    text = _text(values, origin, kind)
+    document = _document(values, origin, kind)
     try:
-        spec = build_spec(parse_document(text, origin), kind)
+        spec = build_spec(document, kind)
     except SpecError as error:
         raise ValuesError(error.problems) from None
     return replace(spec, warnings=tuple(replace(warning, line=0, source="") for warning in spec.warnings))
@@ -100,9 +100,12 @@ def _corpus() -> dict[str, Any]:
     return dataset
 
 
-def _text(values: Mapping[str, Any], origin: str, kind: str) -> bytes:
-    """The values as YAML: so a number given in code means what it would mean in a file, NaN and True included."""
+def _document(values: Mapping[str, Any], origin: str, kind: str) -> Document:
+    """The values by way of YAML: so a number given in code means what it would mean in a file, NaN and True included."""
     try:
-        return write_yaml(values, schema_of(kind), comments=False).encode("utf-8", "surrogatepass")
+        text = write_yaml(values, schema_of(kind), comments=False)
     except TypeError as error:
         raise ValuesError([Problem("E0301", str(error), origin)]) from None
+    document = parse_document(text.encode("utf-8", "surrogatepass"), origin)
+    document.keys = {}  # nobody has seen the lines that hints could point at
+    return document

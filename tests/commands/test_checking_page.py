@@ -1,4 +1,4 @@
-"""docs/checking.md shows what the commands really print: each is run again, on the files that the page shows."""
+"""Pages of the guide show what the commands really print: each is run again, on the files that the page shows."""
 
 import os
 import re
@@ -19,8 +19,9 @@ def project(checkout, tmp_path):
     return tmp_path
 
 
-def test_the_commands_of_the_page_print_what_it_shows(checkout, project):
-    page = (checkout / "docs" / "checking.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name_of_page", "commands"), [("checking.md", 7), ("authoring.md", 12)])
+def test_the_commands_of_the_page_print_what_it_shows(checkout, project, name_of_page, commands):
+    page = (checkout / "docs" / name_of_page).read_text(encoding="utf-8")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ran = 0
 
@@ -43,4 +44,4 @@ def test_the_commands_of_the_page_print_what_it_shows(checkout, project):
             assert done.stdout == output, line
             ran += 1
 
-    assert ran == 7
+    assert ran == commands

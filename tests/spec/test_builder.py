@@ -114,6 +114,14 @@ def test_a_wrong_value_is_refused_by_the_call(method, settings, code, words):
     assert isinstance(caught.value, ValueError)
 
 
+def test_no_message_points_at_a_line_of_a_file_that_there_is_not():
+    with pytest.raises(SpecError) as caught:
+        SpecBuilder.from_preset("tiny").with_training(lr=1e-3)
+
+    assert "did you mean `learning_rate`" in str(caught.value)
+    assert "line" not in str(caught.value)
+
+
 def test_all_problems_of_a_call_are_said_at_once():
     with pytest.raises(SpecError) as caught:
         SpecBuilder().with_model(dropout=7.0, d_model="512", layers=3)
