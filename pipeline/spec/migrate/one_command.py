@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.spec.diagnose import Problem, SpecError
 from pipeline.spec.document import Document, Place, scalar
-from pipeline.spec.migrate.table import Carried, Dialect, Dropped, Fixed
+from pipeline.spec.migrate.table import PYTORCH_ADAM, Carried, Dialect, Dropped, Fixed
 
 CALLS = (".sh", ".txt")  # files that hold the call of a command
 _OPTION = re.compile(r"(?<!\S)(--[a-z][a-z-]*)(?:(?:[ \t]+|=)(?!-)([^\s\\#]+))?")
@@ -50,19 +50,24 @@ ONE_COMMAND = Dialect(
     fixed=(
         Fixed("dataset.source.kind", "files", "it wrote its corpus to one file"),
         Fixed("dataset.split_method", "contiguous", "one file cannot be dealt to splits as a whole"),
+        Fixed("dataset.validation_split", 0.1, "a tenth was held out"),
         Fixed("model.model_type", "gpt", "the architecture of its script"),
         Fixed("model.num_layers", 2, "its script's figure"),
         Fixed("model.d_model", 128, "its script's figure"),
         Fixed("model.num_heads", 4, "its script's figure"),
         Fixed("model.d_ff", 256, "its script's figure"),
         Fixed("model.tie_embeddings", False, "its 2.45 million parameters are those of two matrices"),
-        Fixed("optimizer.adam_beta2", 0.999, "PyTorch's default"),
+        *PYTORCH_ADAM,
         Fixed("optimizer.weight_decay", 0.01, "the default of PyTorch's AdamW"),
+        Fixed("training.max_grad_norm", 1.0, "its script's figure"),
+        Fixed("scheduler.scheduler_type", "cosine", "the only schedule it had"),
         Fixed("scheduler.warmup_ratio", 0.0, "it never warmed up"),
         Fixed("scheduler.min_lr_ratio", 0.0, "its cosine ended at zero"),
         Fixed("checkpointing.save_every_n_epochs", 5, "its script's figure"),
         Fixed("logging.sample_prompts", ["Hello", "Hola"], "its script's prompts"),
         Fixed("logging.sample_max_new_tokens", 30, "its script's figure"),
+        Fixed("logging.sample_temperature", 0.7, "its script's figure"),
+        Fixed("validation.prompts", ["Hello"], "its inference test"),
         Fixed("validation.max_new_tokens", 10, "its inference test"),
     ),
 )  # fmt: skip

@@ -175,8 +175,7 @@ class _Rewriter:
         is_new = any(setting.startswith(f"{name}.") for setting in self.found.settings)
         line = self.old[chunk.first]
         if len(chunk.keys) > 1 or not is_new or name in self.parts:
-            if comment := self._comment_behind(chunk):
-                self.pending.append(comment)
+            self.pending += self._comments(chunk, chunk.first)
             return name if is_new else current
         key = self.pieces[chunk.keys].key
         assert key is not None
@@ -200,9 +199,11 @@ class _Rewriter:
         if fate is None or not fate.new or fate.new in self.done or "." in section or not self._has_own_lines(chunk):
             # Its comments stay; a setting that it may have is written with those that have no lines.
             if fate is None or fate.new:
-                self.pending += [comment] if (comment := self._comment_behind(chunk)) else []
+                self.pending += self._comments(chunk, chunk.last)
             return
         self.done.add(fate.new)
+        if not _is_same(fate.value, self.found.settings[fate.new]):
+            self.pending += self._comments(chunk, chunk.last - 1)  # the one on the last line stays there
         if section == current and section in self.parts:
             part = self.parts[section]
             part.body += [*self.pending, *self._renamed(chunk, fate, name, part.indent)]
@@ -231,12 +232,18 @@ class _Rewriter:
         shift = len(indent) - (piece.key[0] - start)
         return [f"{indent}{first}", *(_shifted(line, shift) for line in others)]
 
-    def _comment_behind(self, chunk: _Chunk) -> str:
-        """The comment at the end of a chunk's first line, as a line of its own."""
+    def _comments(self, chunk: _Chunk, last: int) -> list[str]:
+        """The comments on the lines of a chunk up to one of them, each as a line of its own."""
         pieces = [piece for keys, piece in self.pieces.items() if keys[: len(chunk.keys)] == chunk.keys]
-        line_end = self.starts[chunk.first] + len(self.old[chunk.first])
-        ends = [end for piece in pieces for end in _ends(piece) if end <= line_end]
-        found = re.search(r"(?:^|\s)(#.*)$", self.text[max(ends) : line_end])
+        found = (self._comment_on(line, pieces) for line in range(chunk.first, last + 1))
+        return [comment for comment in found if comment]
+
+    def _comment_on(self, line: int, pieces: list[Piece]) -> str:
+        start, end = self.starts[line], self.starts[line] + len(self.old[line])
+        if any(piece.style == "scalar" and piece.start < start < piece.end and piece.end > end for piece in pieces):
+            return ""  # inside a text of several lines
+        ends = [at for piece in pieces for at in _ends(piece) if start <= at <= end]
+        found = re.search(r"(?:^|\s)(#.*)$", self.text[max(ends, default=start) : end])
         return found.group(1) if found else ""
 
     def _part(self, name: str) -> list[str]:

@@ -143,6 +143,12 @@ class Dialect:
         return any(row.old.startswith(f"{old}.") for row in self.rows)
 
 
+PYTORCH_ADAM = (
+    Fixed("optimizer.optimizer_name", "adamw", "the only optimizer it had"),
+    Fixed("optimizer.adam_beta1", 0.9, "PyTorch's default"),
+    Fixed("optimizer.adam_beta2", 0.999, "PyTorch's default"),
+    Fixed("optimizer.adam_epsilon", 1e-8, "PyTorch's default"),
+)
 NO_BUDGETS = tuple(
     Fixed(f"validation.budgets.{name}", None, "it set no limit")
     for name in ("val_loss", "rss_mb", "peak_mb", "latency_p95_ms", "model_mb", "training_minutes")

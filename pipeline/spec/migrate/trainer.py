@@ -154,7 +154,12 @@ TRAINER = Dialect(
                 {"debug": "info", "info": "info", "warning": "warning", "error": "warning", "critical": "warning"}
             ),
         ),
-        Carried("logging.log_metrics_every_n_steps", "logging.log_every_n_steps", 10),
+        Carried(
+            "logging.log_metrics_every_n_steps",
+            "logging.log_every_n_steps",
+            10,
+            note="counts optimizer steps; the earlier loop counted micro-batches",
+        ),
         Dropped("logging.file_level", "what a run says goes to the console; reports/ holds its figures"),
         Dropped("logging.dir", "reports/ holds the figures of a run"),
         Dropped("logging.use_structured_logging", "reports/ holds the figures of a run as JSON and CSV"),

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.spec.migrate.names import as_name
 from pipeline.spec.migrate.table import (
     NO_BUDGETS,
+    PYTORCH_ADAM,
     Carried,
     Derived,
     Dialect,
@@ -121,7 +122,12 @@ TRAINING_CONFIG = Dialect(
         ),
         Carried("eval.split", "validation.split"),
         Carried("eval.max_eval_examples", "dataset.max_val_samples"),
-        Carried("eval.eval_interval_steps", "training.eval_every_n_steps"),
+        Lost(
+            "eval.eval_interval_steps",
+            is_one_of(None, 100),
+            "training evaluates at the end of each epoch, which early_stopping_patience counted",
+            "set training.eval_every_n_steps in the new file, and the patience to as many evaluations",
+        ),
         Lost(
             "eval.max_seq_length",
             is_one_of(None, 128),
@@ -143,7 +149,8 @@ TRAINING_CONFIG = Dialect(
     fixed=(
         Fixed("scheduler.scheduler_type", "constant", "it never used a schedule"),
         Fixed("scheduler.warmup_ratio", 0.0, "it never warmed up"),
-        Fixed("optimizer.adam_beta2", 0.999, "PyTorch's default"),
+        Fixed("training.early_stopping_min_delta", 0.0, "any gain counted"),
+        *PYTORCH_ADAM,
         *NO_BUDGETS,
     ),
 )  # fmt: skip

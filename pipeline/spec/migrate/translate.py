@@ -92,7 +92,7 @@ class Translation:
             inner = tree
             for key in above:
                 inner = inner.setdefault(key, {})
-            inner[last] = copy.deepcopy(value)
+            inner[last] = value
         return tree
 
     def put(self, name: str, value: Any, source: Source) -> None:
