@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.spec.rule import Finding, InnerFinding, InnerRule, Rule, Unread
-from pipeline.spec.schema import is_leaf, schema_at
+from pipeline.spec.schema import is_leaf, schema_at, schema_of
 from pipeline.spec.suggest import suggest_key
 from pipeline.spec.words import expected, listed, spelled
 
@@ -232,6 +232,8 @@ def _candidates(dimension: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
         yield from (((index,), value) for index, value in enumerate(dimension))
     elif dimension["kind"] in _NUMBERS:
         yield from (((end,), _whole(dimension[end])) for end in ("low", "high"))
+        if (step := dimension.get("step")) is not None:
+            yield ("step",), _whole(dimension["low"] + step)
     else:
         yield from ((("values", index), value) for index, value in enumerate(dimension["values"]))
 
@@ -468,6 +470,18 @@ INNER_RULES_OF_KINDS: dict[str, tuple[InnerRule, ...]] = {
     ),
 }
 
+_SECTIONS_OF_TIERS = {
+    1: ("shapes", "gradient_flow", "output_stability", "initialization", "memory", "speed"),
+    2: ("attention", "attribution", "robustness"),
+    3: ("short_fit",),
+    4: ("export",),
+}
+
+
+def _lacks(tier: int) -> Callable[[list[int]], bool]:
+    return lambda tiers: tier not in tiers
+
+
 UNREAD_OF_KINDS: dict[str, tuple[Unread, ...]] = {
     "task": (
         *(
@@ -485,6 +499,12 @@ UNREAD_OF_KINDS: dict[str, tuple[Unread, ...]] = {
         Unread("startup_trials", "method", lambda method: method != "tpe", "only `tpe` learns from trials"),
         Unread("pruning.min_evaluations", "pruning.pruner", lambda pruner: pruner is None, "nothing is pruned"),
         Unread("pruning.min_trials", "pruning.pruner", lambda pruner: pruner != "median", "only `median` reads it"),
+    ),
+    "tiers": tuple(
+        Unread(f"{section}.{name}", "tiers", _lacks(tier), f"tier {tier} does not run")
+        for tier, sections in _SECTIONS_OF_TIERS.items()
+        for section in sections
+        for name in schema_of("tiers")["properties"][section]["properties"]
     ),
     "finetune": (
         *(
