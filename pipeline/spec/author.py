@@ -101,7 +101,7 @@ def _corpus() -> dict[str, Any]:
 
 
 def _document(values: Mapping[str, Any], origin: str, kind: str) -> Document:
-    """The values by way of YAML: so a number given in code means what it would mean in a file, NaN and True included."""
+    """The values by way of YAML, so that what is given in code means what it means in a file, NaN and True included."""
     try:
         text = write_yaml(values, schema_of(kind), comments=False)
     except TypeError as error:

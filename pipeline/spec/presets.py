@@ -239,7 +239,7 @@ def get_recommendation(goal: str, time_budget_hours: float, flops_per_second: fl
     least = estimate_of(expand(read_preset(SIZES[0]))).hours(flops_per_second)
     raise FoundryError(
         f"no preset trains in {time_budget_hours:g} hours here",
-        hint=f"the smallest, {SIZES[0]}, takes {math.ceil(least * 100) / 100:g} hours; `fast_dev` only shows that everything runs",
+        hint=f"{SIZES[0]} takes {math.ceil(least * 100) / 100:g} hours; `fast_dev` only shows that everything runs",
     )
 
 
