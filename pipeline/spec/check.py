@@ -106,7 +106,8 @@ def _strange_keys(document: Document, miss: _Miss) -> Iterator[tuple[str, Sugges
         strange = [name for name in miss.value if name not in miss.schema["properties"]]
         for count, name in enumerate(strange):
             # Past that many, the file is not a spec with slips in it, and looking for each would take long.
-            yield name, suggest_key(name, miss.keys, miss.value, document.schema) if count < _MOST_SLIPS else None
+            seek = count < _MOST_SLIPS
+            yield name, suggest_key(name, miss.keys, miss.value, document.schema, document.keys) if seek else None
 
 
 def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,13 @@ class Suggestion:
     exact: bool = False
 
 
-def suggest_key(name: str, section: Keys, values: Mapping[str, Any], schema: Schema | None = None) -> Suggestion | None:
+def suggest_key(
+    name: str,
+    section: Keys,
+    values: Mapping[str, Any],
+    schema: Schema | None = None,
+    given: Container[Keys] = (),
+) -> Suggestion | None:
     """What an unknown key was probably meant to be.
 
     In this order: the same name in another section, another tool's name for a key of this section, a slip of a key of
@@ -37,8 +43,9 @@ def suggest_key(name: str, section: Keys, values: Mapping[str, Any], schema: Sch
         section: the mapping that it stands in.
         values: what else stands there.
         schema: that of the whole document (default: an experiment).
+        given: the paths that the document has: of several homes of a name, one that misses it is meant.
     """
-    return next(_guesses(name, section, values, schema or schema_of()), None)
+    return next(_guesses(name, section, values, schema or schema_of(), given), None)
 
 
 def suggest_value(path: str, value: Any, choices: list[Any], kind: str = EXPERIMENT) -> str | None:
@@ -59,14 +66,17 @@ def suggest_value(path: str, value: Any, choices: list[Any], kind: str = EXPERIM
     return None if found is None else spelled(named[found])
 
 
-def _guesses(name: str, section: Keys, values: Mapping[str, Any], schema: Schema) -> Iterator[Suggestion]:
+def _guesses(
+    name: str, section: Keys, values: Mapping[str, Any], schema: Schema, given: Container[Keys]
+) -> Iterator[Suggestion]:
     plain = name.lower().replace("-", "_").rpartition(".")[2]
     homes, here = _homes(schema), branch(schema_at(section, schema), values)
     kind = schema["properties"]["kind"]["const"]
     if section and section not in homes.get(str(section[-1]), ()):
         yield from _guesses_in_an_item(plain, section, here, kind)
         return
-    same = [Suggestion(keys, exact=plain == name) for keys in homes.get(plain, ())]
+    likely = sorted(homes.get(plain, ()), key=lambda keys: keys in given)
+    same = [Suggestion(keys, exact=plain == name) for keys in likely]
     # Other tools' names lead to settings of an experiment, which may stand deeper in documents of other kinds.
     targets = (*NAMES_OF_KINDS.get(kind, {}).get(plain, ()), *NAMES.get(plain, ()))
     foreign = [
@@ -76,7 +86,8 @@ def _guesses(name: str, section: Keys, values: Mapping[str, Any], schema: Schema
         if ".".join(keys).endswith(target)
     ]
     # Names of sections and of settings directly in one are unique; those deeper inside (`format`, `url`) are common.
-    yield from (found for found in same if len(found.keys) <= 2)
+    direct = 3 if section[:1] == ("values",) else 2  # a preset has its sections under `values`
+    yield from (found for found in same if len(found.keys) <= direct)
     yield from (found for found in foreign if found.keys[:-1] == section)
     if slip := closest(plain, here, taken=values):
         yield Suggestion((*section, slip))

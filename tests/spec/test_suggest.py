@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.spec.names import NAMES, VALUES
 from pipeline.spec.nearest import closest, edit_distance
-from pipeline.spec.schema import leaves, schema_at
+from pipeline.spec.schema import leaves, schema_at, schema_of
 from pipeline.spec.suggest import suggest_key, suggest_value
 
 pytestmark = pytest.mark.unit
@@ -119,3 +119,16 @@ def test_the_nearest_word_is_found_only_when_it_is_near():
     assert closest("batch_siz", ["batch_size", "epochs"]) == "batch_size"
     assert closest("x", ["y"]) is None
     assert closest("dropout", []) is None
+
+
+def test_of_several_homes_of_a_name_the_one_that_misses_it_is_meant():
+    tiers, given = schema_of("tiers"), {("gradient_flow", "seq_len"), ("speed", "seq_len")}
+
+    assert suggest_key("seq_len", ("export",), {}, tiers, given).keys not in given
+    assert suggest_key("seq_len", ("export",), {}, tiers).keys in given
+
+
+def test_a_setting_of_a_preset_is_found_in_its_section_before_a_slip_is():
+    found = suggest_key("d_model", ("values",), {}, schema_of("preset"))
+
+    assert (found.keys, found.exact) == (("values", "model", "d_model"), True)
