@@ -17,7 +17,9 @@ from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
 
 PLAN_FORMAT = 1
-MEMORY_BOUND, TIME_BOUND = 0.10, 0.30  # how far a figure can be off, as a share; tests/commands holds them to real runs
+# How far a figure can be off, as a share; tests/commands/test_plan_command.py holds them to real runs.
+MEMORY_BOUND, TIME_BOUND = 0.10, 0.30
+EAGER_MEMORY_BOUND = 0.15  # of a model that is not compiled: the same run twice differs more
 
 Settings = Mapping[str, Any]  # the sections of a resolved experiment, as `Spec.to_dict` gives them
 Known = Literal["counted", "estimated", "unknown"]
@@ -306,10 +308,11 @@ class Growth:
     both: float
 
 
-# Fitted to the peak of real runs of the train stage (Linux, glibc, torch 2.13, float32): 21 eager ones of 340 to
-# 1,819 MB, each met within 7 %, and 10 compiled ones of 462 to 1,317 MB, within 8 %. Factors above what is counted
-# are gaps: the process keeps freed memory, and its pieces do not fit the next request.
-_EAGER = Growth(340, 4.6, 1.3, 3.4, 1.0, 1.9, 5.0, 3.0, 0.27)
+# Fitted to the peak of real runs of the train stage on two cores (Linux, glibc, torch 2.13, float32): not compiled, 21
+# shapes of 340 to 1,758 MB, each met within 9 %; compiled, 10 shapes of 462 to 1,317 MB, each within 7 %. The same run
+# twice differs by up to 10 %, and one of 80 steps takes up to a third more than one of four. What goes beyond the bytes
+# that are counted are gaps: the process keeps freed memory, and its pieces do not fit the next request.
+_EAGER = Growth(340, 4.9, 0.91, 3.9, 10.0, 2.5, 3.4, 1.0, 0.25)
 _COMPILED = Growth(455, 4.3, 0.79, 0.0, 0.0, 2.9, 0.5, 0.0, 1.0)
 _SERVING_MB = 322.0  # a process that has loaded torch, tokenizer and model, whose weights are read when first used
 
@@ -639,7 +642,7 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "seconds": None if pace is None else _rounded_all(times(settings, shape, text, pace)),
         "pace": None if pace is None else asdict(pace),
         "budgets": judged(settings, text, pace),
-        "bounds": {"memory": MEMORY_BOUND, "time": TIME_BOUND},
+        "bounds": {"memory": MEMORY_BOUND if execution.compiled else EAGER_MEMORY_BOUND, "time": TIME_BOUND},
         "notes": list(notes),
     }
 
