@@ -151,7 +151,7 @@ def _take(found: Translation, keys: Keys, old: str, value: Any) -> None:
         found.problems.append(_unknown(found, keys, old))
     elif isinstance(row, Carried):
         _carry(found, row, Fate(keys, old, value, row.new, row.note))
-    elif isinstance(row, Lost) and value is not UNUSABLE and not row.harmless(value):
+    elif isinstance(row, Lost) and _is_usable(value) and not row.harmless(value):
         message = f"`{old}: {spelled(value)}` cannot be carried over: {row.reason}"
         hint = _or_drop(row.hint, old)
         found.problems.append(_problem(found, "E0605", message, keys, hint))
@@ -164,7 +164,10 @@ def _carry(found: Translation, row: Carried, fate: Fate) -> None:
     if why := row.refuses(fate.value):
         found.problems.append(_problem(found, "E0607", why, fate.keys, "keep it with the system it is for"))
         return
-    value = fate.value if fate.value is UNUSABLE else row.meaning(fate.value)
+    if not _is_usable(fate.value):
+        found.fates.append(fate)  # what is wrong with it is among the problems already
+        return
+    value = row.meaning(fate.value)
     if value is UNSET:
         found.fates.append(replace(fate, new="", reason=row.note or _SO_ANYWAY))
         return
@@ -176,6 +179,12 @@ def _carry(found: Translation, row: Carried, fate: Fate) -> None:
         return
     found.fates.append(fate)
     found.put(row.new, value, Source(FROM_FILE, keys=fate.keys))
+
+
+def _is_usable(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_usable, value.values() if isinstance(value, dict) else value))
+    return value is not UNUSABLE
 
 
 def _reason(row: Row) -> str:
@@ -228,7 +237,7 @@ def _add_habits(found: Translation) -> None:
         read = dialect.row(derived.reads)
         assert isinstance(read, Carried)
         value = found.settings.get(read.new, read.default)
-        if value is not UNUSABLE and (follows := derived.meaning(value)) is not UNSET:
+        if (follows := derived.meaning(value)) is not UNSET:
             found.put(derived.new, follows, Source(FROM_HABIT, derived.reason))
     for fixed in dialect.fixed:
         found.put(fixed.new, copy.deepcopy(fixed.value), Source(FROM_HABIT, fixed.reason))
