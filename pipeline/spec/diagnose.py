@@ -56,7 +56,7 @@ CODES = {
     "E0605": "a meaning that no setting has",
     "E0606": "two keys of one setting that differ",
     "E0607": "a model or task that cannot be trained",
-    "E0608": "a text that is named but not found",
+    "E0608": "a text of which only the name is known",
     "E0701": "a hole without a parameter",
     "E0702": "a parameter that nothing uses",
     "E0703": "a parameter without a fitting default or example",

@@ -460,8 +460,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "The document is about a model or a task that this toolkit does not train. Keep it with the system it is for."
     ),
     "E0608": Explanation(
-        "The document names a file whose content the new one would hold, and the file is not there. Paths are relative "
-        "to the document."
+        "The earlier system fetched a text by the name of a data set. A spec says where its text is, so the name alone "
+        "is not enough: `--text PATH` names the files or folders that hold it."
     ),
     # Templates
     "E0701": Explanation(

@@ -1,4 +1,4 @@
-"""What the toolkit says about its own codes and settings: `foundry explain`, and two pages of docs/ made from tables.
+"""What the toolkit says about its own codes and settings: `foundry explain`, and the pages of docs/ made from tables.
 
 Write the pages again after changing a schema, a code or an explanation: `python -m pipeline.spec.pages`.
 """
@@ -15,6 +15,7 @@ from pipeline.files import write_atomic
 from pipeline.paths import SCHEMAS
 from pipeline.spec.diagnose import CODES
 from pipeline.spec.explanations import EXPLANATIONS
+from pipeline.spec.migrate.page import keys_page
 from pipeline.spec.nearest import closest
 from pipeline.spec.schema import EXPERIMENT, Schema, is_leaf, kinds, schema_of
 from pipeline.spec.words import expected, listed
@@ -118,7 +119,7 @@ def reference_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"spec-errors.md": errors_page, "spec-reference.md": reference_page}
+PAGES = {"spec-errors.md": errors_page, "spec-reference.md": reference_page, "earlier-keys.md": keys_page}
 
 
 def write_pages() -> list[Path]:

@@ -15,10 +15,6 @@ def same(value: Any) -> Any:
     return value
 
 
-def never(_value: Any) -> None:
-    """Nothing speaks against carrying a value over."""
-
-
 @dataclass(frozen=True, slots=True)
 class Carried:
     """A key that has a setting today. Rows with one setting must agree; the first one with a default has it.
@@ -29,7 +25,7 @@ class Carried:
         default: what the earlier system took without the key.
         meaning: its value → the setting's. What it does not know it hands on, for the check to find; UNSET for a
             value that says nothing.
-        refuses: why a value cannot be carried over whatever is dropped, or None.
+        refuses: values that cannot be carried over whatever is dropped, in lower case, each with the reason.
         note: what is different now, for the reader of the report.
     """
 
@@ -37,7 +33,7 @@ class Carried:
     new: str
     default: Any = UNSET
     meaning: Callable[[Any], Any] = same
-    refuses: Callable[[Any], str | None] = never
+    refuses: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -178,8 +174,3 @@ def is_one_of(*harmless: Any) -> Callable[[Any], bool]:
     return lambda value: any(
         value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless
     )
-
-
-def anything_but(refused: Mapping[str, str]) -> Callable[[Any], str | None]:
-    """Refuse the values of a table, each with its reason."""
-    return lambda value: refused.get(value.lower()) if isinstance(value, str) else None

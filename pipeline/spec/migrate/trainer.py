@@ -12,7 +12,6 @@ from pipeline.spec.migrate.table import (
     Dropped,
     Fixed,
     Lost,
-    anything_but,
     is_one_of,
     listed_alone,
     switch,
@@ -67,14 +66,14 @@ TRAINER = Dialect(
             "tokenizer.tokenizer_type",
             "tokenizer.tokenizer_type",
             meaning=words({"sentencepiece": "unigram", "character": "char"}),
-            refuses=anything_but({"wordpiece": "a WordPiece tokenizer cannot be trained: take bpe or unigram"}),
+            refuses={"wordpiece": "a WordPiece tokenizer cannot be trained: take bpe or unigram"},
             note="learned from the training split alone; the earlier one also saw the test files",
         ),
         Carried("tokenizer.special_tokens", "tokenizer.special_tokens", None, meaning=_special_tokens),
         Dropped("tokenizer.output_dir", "the tokenizer is written to artifacts/tokenizer"),
         # The model
         Carried(
-            "model.architecture", "model.model_type", meaning=words({"gpt2": "gpt"}), refuses=anything_but(_UNTRAINED)
+            "model.architecture", "model.model_type", meaning=words({"gpt2": "gpt"}), refuses=_UNTRAINED
         ),
         Carried("model.transformer.layers", "model.num_layers"),
         Carried("model.transformer.hidden_size", "model.d_model"),
@@ -117,7 +116,7 @@ TRAINER = Dialect(
             "task.task_type",
             "causal_lm",
             meaning=words({"causal_lm": "lm"}),
-            refuses=anything_but({"masked_lm": "masked language models cannot be trained: only causal_lm can"}),
+            refuses={"masked_lm": "masked language models cannot be trained: only causal_lm can"},
         ),
         Dropped("training.mlm_probability", "only objective masked_lm reads it"),
         Carried(

@@ -14,7 +14,6 @@ from pipeline.spec.migrate.table import (
     Dropped,
     Fixed,
     Lost,
-    anything_but,
     is_one_of,
 )
 
@@ -54,9 +53,9 @@ TRAINING_CONFIG = Dialect(
         Carried("max_train_samples", "dataset.max_train_samples", None),
         Carried("max_val_samples", "dataset.max_val_samples", None),
         # The model
-        Carried("task_name", "task.task_name", "lm_tiny", refuses=anything_but(_OTHER_TASKS)),
+        Carried("task_name", "task.task_name", "lm_tiny", refuses=_OTHER_TASKS),
         Carried("model_name", "model.model_name", "custom-transformer"),
-        Carried("model_type", "model.model_type", "gpt", refuses=anything_but(_UNTRAINED)),
+        Carried("model_type", "model.model_type", "gpt", refuses=_UNTRAINED),
         Lost("model_file", is_one_of(None, ""), _NO_CODE, "describe the model with model_type, d_model, num_layers …"),
         Carried(
             "vocab_size",

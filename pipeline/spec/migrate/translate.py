@@ -161,7 +161,7 @@ def _take(found: Translation, keys: Keys, old: str, value: Any) -> None:
 
 
 def _carry(found: Translation, row: Carried, fate: Fate) -> None:
-    if why := row.refuses(fate.value):
+    if why := row.refuses.get(str(fate.value).lower()):
         found.problems.append(_problem(found, "E0607", why, fate.keys, "keep it with the system it is for"))
         return
     if not _is_usable(fate.value):
