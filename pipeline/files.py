@@ -249,7 +249,12 @@ _ROWS_OF: Mapping[str, Callable[[str, str, str], _Rows]] = {
 
 @contextmanager
 def output_folder(
-    target: Path, *, stage: str, sections: Mapping[str, Any], inputs: Mapping[str, str]
+    target: Path,
+    *,
+    stage: str,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    spec_hash: str | None = None,
 ) -> Iterator[Path]:
     """Fill a folder beside `target`, give it a manifest, then put it in `target`'s place.
 
@@ -260,13 +265,14 @@ def output_folder(
         stage: which stage makes it.
         sections: the resolved spec sections that shaped it.
         inputs: name → SHA-256 of what it was made from (manifests of earlier stages, downloads).
+        spec_hash: the hash of the lock that it follows from (`pipeline.spec.lock`); None where no spec is at work.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.tmp-"))
     try:
         os.chmod(unfinished, 0o755)
         yield unfinished
-        write_manifest(unfinished, stage=stage, sections=sections, inputs=inputs)
+        write_manifest(unfinished, stage=stage, sections=sections, inputs=inputs, spec_hash=spec_hash)
         if target.exists():
             shutil.rmtree(target)
         os.replace(unfinished, target)
@@ -276,7 +282,14 @@ def output_folder(
     sync_folder(target.parent)
 
 
-def write_manifest(folder: Path, *, stage: str, sections: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+def write_manifest(
+    folder: Path,
+    *,
+    stage: str,
+    sections: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    spec_hash: str | None = None,
+) -> None:
     """Describe every file of a folder in its `manifest.json`, after making each one durable."""
     files = {}
     # A folder inside may have a manifest of its own (a model inside an export): to this one it is a file as any other.
@@ -287,6 +300,7 @@ def write_manifest(folder: Path, *, stage: str, sections: Mapping[str, Any], inp
         "format_version": MANIFEST_FORMAT,
         "stage": stage,
         "toolkit_version": __version__,
+        **({} if spec_hash is None else {"spec_hash": spec_hash}),
         "inputs": dict(inputs),
         "sections": dict(sections),
         "files": files,

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefacts import check_artefact
 from pipeline.errors import ArtifactError
-from pipeline.files import canonical_json, read_json, sha256_bytes
+from pipeline.files import canonical_json, read_artefact, sha256_bytes
 from pipeline.paths import STAGES
 from pipeline.spec.schema import EXPERIMENT, schema_at, schema_of
 from pipeline.spec.spec import Spec
@@ -66,8 +65,7 @@ def read_lock(path: Path) -> Lock:
     Raises:
         ArtifactError: the file is missing, is no lock, or its hash is not that of its settings.
     """
-    content = read_json(path)
-    check_artefact("lock", content, path)
+    content = read_artefact(path, "lock")
     lock = Lock(content["kind"], content["settings"], content["hash"])
     if lock.hash != _hash(lock.kind, lock.settings):
         message = "the hash is not that of the settings beside it: the lock was changed by hand or damaged"

@@ -10,6 +10,7 @@ from pipeline import console, paths
 from pipeline.data.corpus import build_corpus, write_corpus
 from pipeline.data.sources import fetch
 from pipeline.files import output_folder, write_artefact
+from pipeline.spec.lock import lock_of
 from pipeline.stages.door import StageCommand, stage
 
 _PATH = click.Path(path_type=Path)
@@ -26,7 +27,13 @@ def main(spec_path: Path, output: Path, report: Path) -> None:
         settings = {key: value for key, value in dataset.items() if key != "source"}
         source = fetch(dataset["source"], project=Path(), downloads=paths.work_dir() / "downloads")
         corpus = build_corpus(source=source, **settings)
-        with output_folder(output, stage="corpus", sections={"dataset": dataset}, inputs=source.inputs) as folder:
+        with output_folder(
+            output,
+            stage="corpus",
+            sections={"dataset": dataset},
+            inputs=source.inputs,
+            spec_hash=lock_of(spec, "corpus").hash,
+        ) as folder:
             write_corpus(corpus, folder)
         write_artefact(report, "corpus_report", corpus.report)
         for warning in corpus.warnings:

@@ -30,14 +30,17 @@ def main(spec_path: Path) -> None:
     with stage("export", spec_path) as spec:
         settings = spec.section("export")
         model = OUTPUT_OF["train"]
-        verify_manifest(model, rebuild="foundry run --from train --force")
+        made_by = verify_manifest(model, rebuild="foundry run --from train --force").get("spec_hash")
         sections, inputs = {"export": settings}, {"model": manifest_hash(model)}
-        with output_folder(OUTPUT_OF["export"], stage="export", sections=sections, inputs=inputs) as folder:
+        with output_folder(
+            OUTPUT_OF["export"], stage="export", sections=sections, inputs=inputs, spec_hash=made_by
+        ) as folder:
             write_formats(model, folder, formats=settings["formats"], opset=settings["opset"])
             # Now, and not only at the end of the block: the checks notice a file that changes from here on.
-            write_manifest(folder, stage="export", sections=sections, inputs=inputs)
+            write_manifest(folder, stage="export", sections=sections, inputs=inputs, spec_hash=made_by)
             health = check_export(folder, model)
-            write_artefact(REPORT, "health_report", health)
+            report = health if made_by is None else {**health, "spec_hash": made_by}
+            write_artefact(REPORT, "health_report", report)
             write_atomic(REPORT.with_suffix(".md"), markdown(health))
             for check in health["checks"]:
                 console.say(f"{check['status']:8} {check['check_name']}: {check['message']}")

@@ -14,6 +14,7 @@ from pipeline.data.documents import read_split
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.files import manifest_hash, output_folder, verify_manifest, write_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
+from pipeline.spec.lock import lock_of
 from pipeline.stages.door import StageCommand, stage
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ def build(spec: Spec) -> None:
     trained = time.monotonic()
     tokenizer = Tokenizer.from_bytes(model)
     with output_folder(
-        target, stage="tokenizer", sections={"tokenizer": settings}, inputs={"corpus": manifest_hash(corpus)}
+        target,
+        stage="tokenizer",
+        sections={"tokenizer": settings},
+        inputs={"corpus": manifest_hash(corpus)},
+        spec_hash=lock_of(spec, "tokenizer").hash,
     ) as folder:
         (folder / "tokenizer.model").write_bytes(model)
         counts = encode.encode_corpus(tokenizer, corpus, folder)

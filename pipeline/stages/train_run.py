@@ -45,6 +45,7 @@ from pipeline.stages.train_record import Record
 from pipeline.tasks.language_model import bits_per_byte, loss_sum, score
 from pipeline.training import hardware
 from pipeline.training.checkpoint import Checkpoint, locked, newest_checkpoint
+from pipeline.training.earlier import why_afresh
 from pipeline.training.hardware import Execution, choose_execution
 from pipeline.training.loop import Result, planned_steps, train
 from pipeline.training.optimizer import adamw, learning_rate_at, warmup_length
@@ -69,6 +70,8 @@ def build(spec: Spec, *, keep_run: bool = False) -> None:
         checkpoint, problems = newest_checkpoint(run_folder)
         for problem in problems:
             console.warn(problem)
+        if checkpoint is None and (reason := why_afresh(spec, run_folder)):
+            console.say(reason)
         _train(spec, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run)
         if keep_run:
             return
@@ -202,7 +205,12 @@ def _train(
             save_every_n_epochs=spec.checkpointing.save_every_n_epochs,
             keep_last_n=spec.checkpointing.keep_last_n,
             save_last=save_last,
-            extra_state={**identity, "fingerprint": mark, "execution": execution.to_dict()},
+            extra_state={
+                **identity,
+                "fingerprint": mark,
+                "spec": spec.to_dict(),
+                "execution": execution.to_dict(),
+            },
             emit=record,
             stop=stop,
             started=started,
@@ -364,7 +372,11 @@ def _write(
     }
     sections = stage_values(spec, "train", effects=("result", "output"))
     with output_folder(
-        OUTPUT_OF["train"], stage="train", sections=sections, inputs={"tokenizer": manifest_hash(source)}
+        OUTPUT_OF["train"],
+        stage="train",
+        sections=sections,
+        inputs={"tokenizer": manifest_hash(source)},
+        spec_hash=spec.hash(),
     ) as folder:
         save_model(folder, model, description, weights=FINAL)
         shutil.copyfile(result.best_weights or folder / FINAL, folder / BEST)

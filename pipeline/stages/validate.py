@@ -9,7 +9,7 @@ import click
 from pipeline import console
 from pipeline.evaluation.budgets import missed_budgets
 from pipeline.evaluation.validation import Validation, validate_model
-from pipeline.files import manifest_hash, output_folder, write_artefact
+from pipeline.files import MANIFEST, manifest_hash, output_folder, read_artefact, write_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
 from pipeline.stages.door import StageCommand, stage
 
@@ -26,11 +26,16 @@ def main(spec_path: Path) -> None:
         on_budget_failure = settings.pop("on_budget_failure")
         model, tokenizer = OUTPUT_OF["train"], OUTPUT_OF["tokenizer"]
         validation = validate_model(model_folder=model, tokenizer_folder=tokenizer, **settings)
+        # That of the model, whatever the spec has become since.
+        made_by = read_artefact(model / MANIFEST, "manifest").get("spec_hash")
+        report = validation.report if made_by is None else {**validation.report, "spec_hash": made_by}
         # Before anything can fail: a missed budget must be readable.
-        write_artefact(REPORT, "validation_report", validation.report)
+        write_artefact(REPORT, "validation_report", report)
         inputs = {"model": manifest_hash(model), "tokenizer": manifest_hash(tokenizer)}
         sections = {"validation": spec.section("validation")}
-        with output_folder(OUTPUT_OF["validate"], stage="validate", sections=sections, inputs=inputs) as folder:
+        with output_folder(
+            OUTPUT_OF["validate"], stage="validate", sections=sections, inputs=inputs, spec_hash=made_by
+        ) as folder:
             samples = {"format_version": FILES_FORMAT, "samples": validation.report["samples"]}
             write_artefact(folder / "samples.json", "samples", samples)
             latencies = {"format_version": FILES_FORMAT, "unit": "ms", "next_token": validation.latencies_ms}

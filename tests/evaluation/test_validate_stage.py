@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import verify_manifest
+from pipeline.files import verify_manifest, write_manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -51,6 +51,9 @@ def test_a_missed_budget_ends_with_5_and_a_report_that_says_so(project):
 
 
 def test_a_missed_budget_is_only_reported_when_the_spec_says_warn_and_the_folder_is_whole(project):
+    made_by = 32 * "ab"
+    write_manifest(project / "artifacts" / "model", stage="train", sections={}, inputs={}, spec_hash=made_by)
+
     done = _validate(project, val_loss="0.5", on_budget_failure="warn")
 
     assert done.returncode == 0, done.stderr
@@ -61,4 +64,5 @@ def test_a_missed_budget_is_only_reported_when_the_spec_says_warn_and_the_folder
     assert set(manifest["inputs"]) == {"model", "tokenizer"}
     report = json.loads((project / "reports" / "validation.json").read_text())
     assert report["status"] == "fail"
+    assert report["spec_hash"] == manifest["spec_hash"] == made_by
     assert report["samples"] == json.loads((folder / "samples.json").read_text())["samples"]

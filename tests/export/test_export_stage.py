@@ -35,12 +35,17 @@ def _export(project: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_stage_leaves_a_verified_folder_and_both_reports(project):
+    made_by = 32 * "ab"
+    write_manifest(project / "artifacts" / "model", stage="train", sections={}, inputs={}, spec_hash=made_by)
+
     done = _export(project)
 
     assert done.returncode == 0, done.stderr
     manifest = verify_manifest(project / "artifacts" / "export", rebuild="")
     assert "pytorch/model.safetensors" in manifest["files"]
-    assert json.loads((project / "reports" / "health_report.json").read_text())["all_passed"]
+    report = json.loads((project / "reports" / "health_report.json").read_text())
+    assert report["all_passed"]
+    assert report["spec_hash"] == manifest["spec_hash"] == made_by
     assert "sound" in (project / "reports" / "health_report.md").read_text()
 
 

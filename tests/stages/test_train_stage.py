@@ -19,8 +19,11 @@ import pytest
 from pipeline.files import sha256_file
 from pipeline.models.store import load_model
 from pipeline.paths import SCHEMAS
+from pipeline.spec import load_spec
+from pipeline.spec.lock import lock_of
 
 pytestmark = pytest.mark.e2e
+OUTPUTS = ("corpus", "tokenizer", "model")
 
 SPEC = """\
 schema_version: 1
@@ -192,13 +195,29 @@ def test_another_learning_rate_does_not_resume_and_the_old_checkpoints_stay(proj
     spec = project.folder / "specs/experiment.yaml"
     spec.write_text(SPEC.replace("epochs: 3", "epochs: 3, learning_rate: 0.01"))
 
-    assert project.run("train") == (0, "")
+    process = project.start("train")
+    _, said = process.communicate()
+    [earlier] = {path.parent.name for path in project.folder.glob(".work/runs/*/checkpoint-*")}
+
+    assert process.returncode == 0
+    reason = "starting afresh: training.learning_rate 0.001 → 0.01 changes the result"
+    assert f"{reason}; the earlier run stays under .work/runs/{earlier}\n" in said
     assert project.weights() != trained.weights()
-    assert len(list(project.folder.glob(".work/runs/*/checkpoint-*"))) > 0
 
     spec.write_text(SPEC)
     assert project.run("train") == (0, "")
     assert project.weights() == trained.weights()
+
+
+def test_the_hash_of_the_spec_stands_in_what_was_made_from_it(trained):
+    spec = load_spec(trained.folder / "specs/experiment.yaml")
+    read = [json.loads((trained.folder / f"artifacts/{name}/manifest.json").read_text()) for name in OUTPUTS]
+    metrics = json.loads((trained.folder / "reports/training_metrics.json").read_text())
+
+    assert [manifest["spec_hash"] for manifest in read] == [
+        lock_of(spec, stage).hash for stage in ("corpus", "tokenizer", "train")
+    ]
+    assert read[-1]["spec_hash"] == metrics["spec_hash"] == spec.hash()
 
 
 def test_what_changes_no_weights_changes_no_weights(project, trained):
