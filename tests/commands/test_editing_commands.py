@@ -183,6 +183,10 @@ def test_fmt_check_names_line_ends_that_no_line_shows(project):
     assert done.exit_code == 1
 
 
+def test_the_shipped_experiment_is_formatted(checkout):
+    assert run("fmt", "--check", str(checkout / "specs/experiment.yaml")) == "nothing to format\n"
+
+
 # diff
 
 
