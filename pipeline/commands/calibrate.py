@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.files import write_manifest
 from pipeline.models.generate import generate
 from pipeline.models.transformer import Transformer
-from pipeline.spec.estimate import Pace, Shape, count, flops_per_token, training_memory, weight_bytes
+from pipeline.spec.estimate import EVALUATION_ROWS, Pace, Shape, count, flops_per_token, training_memory, weight_bytes
 from pipeline.tasks.language_model import loss_sum
 from pipeline.training import hardware
 from pipeline.training.optimizer import adamw
@@ -31,7 +31,6 @@ _PASSES_SECONDS = 1.2  # of forward and backward passes, after the first; the re
 _FEWEST_PASSES = 3
 _LONGEST_PASS = 0.4  # seconds that one pass may be expected to take; three of them fill the time above
 _SHARE_OF_MATMUL = 0.3  # of the speed of one large matrix product that a whole pass reaches; measured: 0.3 to 0.4
-_SCORED_ROWS = 16  # windows that an evaluation scores at once
 _NEXT_TOKENS = 40
 _WARM_UP_TOKENS = 8
 
@@ -74,7 +73,7 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
     model = Transformer(**{**section, "vocab_size": proxy.vocab_size, "num_layers": proxy.num_layers})
     model.to(execution.device).train()
     optimizer = adamw(model, learning_rate=0.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.0)
-    ids = torch.randint(proxy.vocab_size, (_SCORED_ROWS, proxy.max_seq_len), device=execution.device)
+    ids = torch.randint(proxy.vocab_size, (EVALUATION_ROWS, proxy.max_seq_len), device=execution.device)
     passed = _time_of_pass(model, ids[:1].expand(rows, -1).contiguous(), execution.device, execution.precision)
     updated = _time_of_update(model, optimizer)
     scored = _time_of_scoring(model, ids)
@@ -87,7 +86,7 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         compiler=hardware.has_compiler(),
         learned_flops_per_second=rows * flops / passed,
         updated_per_second=count(proxy) / updated,
-        scored_flops_per_second=_SCORED_ROWS * flops / 3 / scored,
+        scored_flops_per_second=EVALUATION_ROWS * flops / 3 / scored,
         written_per_second=3 * weight_bytes(proxy) / written,
         layer_seconds=_time_of_token(model) / proxy.num_layers,
         measured=_said(shape, proxy, rows, settings["training"]["batch_size"]),

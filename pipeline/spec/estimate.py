@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any, Literal
@@ -26,7 +26,7 @@ Known = Literal["counted", "estimated", "unknown"]
 
 _FLOAT = 4  # bytes of a weight, a gradient or a moment: training keeps them in float32
 _MB = 1e6
-_EVALUATION_ROWS = 16  # windows that are scored at once
+EVALUATION_ROWS = 16  # windows that are scored at once
 _HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
 
 
@@ -314,6 +314,8 @@ class Growth:
 # that are counted are gaps: the process keeps freed memory, and its pieces do not fit the next request.
 _EAGER = Growth(340, 4.9, 0.91, 3.9, 10.0, 2.5, 3.4, 1.0, 0.25)
 _COMPILED = Growth(455, 4.3, 0.79, 0.0, 0.0, 2.9, 0.5, 0.0, 1.0)
+_LARGEST_MEASURED_MB = 2000
+_MEASURED_PRECISIONS = ("32-true", "bf16-mixed")
 _SERVING_MB = 322.0  # a process that has loaded torch, tokenizer and model, whose weights are read when first used
 
 
@@ -339,7 +341,7 @@ def training_memory(shape: Shape, *, batch_size: int, precision: str, compiled: 
 
     logits, scores, _ = sizes(batch_size)
     training = growth.kept * kept + growth.logits * logits + growth.scores * scores
-    logits, scores, inner = sizes(_EVALUATION_ROWS)
+    logits, scores, inner = sizes(EVALUATION_ROWS)
     scoring = growth.scored_logits * logits + growth.scored_scores * scores + growth.scored_inner * inner
     busy = max(training, scoring) + growth.both * min(training, scoring)
     mask = _FLOAT * shape.max_seq_len**2 / _MB
@@ -438,8 +440,6 @@ class Execution:
 
 
 _SHORT = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-# Sizes are those of bfloat16 wherever less than float32 is asked for.
-_SIZED_AS = {"32-true": "32-true"}
 
 
 def execution_of(settings: Settings, *, flops: float, pace: Pace | None) -> Execution:
@@ -610,7 +610,7 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
     tokens = tokens_learned(settings, steps)
     flops = flops_per_token(shape) * tokens
     execution = execution_of(settings, flops=flops, pace=pace)
-    sized_as = _SIZED_AS.get(execution.precision, "bf16-mixed")
+    sized_as = "32-true" if execution.precision == "32-true" else "bf16-mixed"
     memory = training_memory(
         shape, batch_size=settings["training"]["batch_size"], precision=sized_as, compiled=execution.compiled
     )
@@ -643,8 +643,15 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "pace": None if pace is None else asdict(pace),
         "budgets": judged(settings, text, pace),
         "bounds": {"memory": MEMORY_BOUND if execution.compiled else EAGER_MEMORY_BOUND, "time": TIME_BOUND},
-        "notes": list(notes),
+        "notes": [*notes, *_beyond_what_was_measured(memory["peak_rss"], execution.precision)],
     }
+
+
+def _beyond_what_was_measured(peak_mb: float, precision: str) -> Iterator[str]:
+    if peak_mb > _LARGEST_MEASURED_MB:
+        yield f"runs above {_LARGEST_MEASURED_MB:,.0f} MB were not measured: memory can be off by more"
+    if precision not in _MEASURED_PRECISIONS:
+        yield f"memory with {precision} was not measured: it is planned as with bf16-mixed"
 
 
 def _of_any_device(memory: Mapping[str, float]) -> dict[str, float | None]:

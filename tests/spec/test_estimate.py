@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from pipeline.paths import SPECS
 from pipeline.spec import estimate, load_spec
 from pipeline.spec.estimate import Pace, Shape, Text, shape_of
 from pipeline.spec.presets import PRESETS, expand, names, read_preset
-from pipeline.tasks.language_model import loss_sum
+from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.hardware import worth_compiling
 from pipeline.training.loop import planned_steps
 
@@ -218,6 +219,19 @@ def test_activations_are_what_autograd_keeps(precision, model_type, heads, dropo
     kept = kept_by_autograd(shape, batch_size=5, mixed=precision == "bf16-mixed")
 
     assert estimate.activation_bytes(shape, batch_size=5, precision=precision) == kept
+
+
+def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():
+    assert inspect.signature(score).parameters["batch_size"].default == estimate.EVALUATION_ROWS
+
+
+def test_what_was_not_measured_is_said(shipped):
+    large = with_changes(shipped, training__batch_size=256, hardware__precision="16-mixed")
+
+    notes = estimate.plan(large, text(), None)["notes"]
+
+    assert [note.split(" ")[0] for note in notes] == ["runs", "memory"]
+    assert estimate.plan(shipped, text(), None)["notes"] == []
 
 
 def test_the_parts_of_the_memory_add_up(shipped):
