@@ -14,8 +14,8 @@ def keys_page() -> str:
     lines = [
         "# Keys of earlier systems",
         "",
-        "Made by `python -m pipeline.spec.pages` from the tables of `foundry migrate`, which [migrating.md](migrating.md)",
-        "explains.",
+        "Made by `python -m pipeline.spec.pages` from the tables of `foundry migrate`;",
+        "[migrating.md](migrating.md) explains them.",
         "",
         "A key that is *refused* stops the migration unless its value asks for nothing, or `--drop KEY` gives it up.",
     ]

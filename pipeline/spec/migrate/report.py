@@ -24,7 +24,7 @@ def key_table(found: Translation) -> list[str]:
 
 def _became(found: Translation, fate: Fate) -> str:
     if not fate.new:
-        return f"dropped: {fate.reason}"
+        return fate.reason if fate.accepted else f"dropped: {fate.reason}"
     value = found.settings.get(fate.new, fate.value)
     changed = "" if value == fate.value else f" = {spelled(value)}"
     return f"→ {fate.new}{changed}" + (f" ({fate.reason})" if fate.reason else "")

@@ -17,13 +17,13 @@ from pipeline.spec.migrate.table import (
     is_one_of,
 )
 
-_NO_CODE = "a spec names no code, so the model of a Python file cannot be carried over"
+_NO_CODE = "a spec names no code, and this model is a Python file"
 _TRACKING = "reports/ holds every run's metrics; nothing is sent to a tracking service"
 _OWN_TEXT = "the text is the one given with --text"
 _UNTRAINED = {
     "bert": "models of type bert (masked, encoder-only) cannot be trained: this version trains decoder-only models",
     "t5": "models of type t5 (encoder-decoder) cannot be trained: this version trains decoder-only models",
-    "custom": f"{_NO_CODE}: model_type custom",
+    "custom": f"models of type custom cannot be carried over: {_NO_CODE}",
 }
 _OTHER_TASKS = {
     name: f"the task {name} cannot be trained: this version trains language models"
