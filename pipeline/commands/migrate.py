@@ -43,9 +43,11 @@ def command(
 
     if dialect is not None:
         require_dialect(dialect)
-    done, errors = _migrated(paths, Options(dialect, dropped, text))
+    options = Options(dialect, dropped, text)
+    done, errors = _migrated(paths, options)
     changed = [migrated for migrated in done if migrated.steps]
-    errors += _unwritable(changed) or _never_dropped(dropped, changed, errors)
+    errors += _unwritable(changed)
+    errors += [] if errors else _unused(options, changed)
     for migrated in done:
         click.echo(_shown(migrated))
     if errors:
@@ -119,15 +121,19 @@ def _holds_another(path: Path, text: str) -> bool:
     return path.exists() and (not path.is_file() or path.read_bytes() != text.encode())
 
 
-def _never_dropped(dropped: tuple[str, ...], changed: list[Migrated], errors: list[FoundryError]) -> list[FoundryError]:
-    """Keys to go on without that no file has; not known while some files could not be migrated."""
+def _unused(options: Options, changed: list[Migrated]) -> list[FoundryError]:
+    """What was said on the command line about no file at all."""
     from pipeline.errors import FoundryError
 
     found = {key for migrated in changed for key in migrated.dropped}
-    missing = [key for key in dropped if key not in found]
-    if errors or not missing:
-        return []
-    return [FoundryError(f"no file has the key that --drop names: {', '.join(missing)}", hint="check its spelling")]
+    errors = []
+    if missing := [key for key in options.dropped if key not in found]:
+        message = f"no file has the key that --drop names: {', '.join(missing)}"
+        errors.append(FoundryError(message, hint="check its spelling; keys in sections are dotted"))
+    if options.text and not any(migrated.took_text for migrated in changed):
+        hint = "leave --text out: the text is the one that the file itself gives, or there is none"
+        errors.append(FoundryError("no file needs to be told where its text is", hint=hint))
+    return errors
 
 
 def _shown(migrated: Migrated) -> str:

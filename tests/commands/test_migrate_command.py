@@ -127,6 +127,7 @@ def test_one_file_that_cannot_be_migrated_keeps_all_from_being_written(folder):
         (["package.json"], "neither a document of today nor"),
         (["list.json"], "this file holds a list"),
         (["today.yaml", "--drop", "epochs"], "no file has the key that --drop names: epochs"),
+        (["trainer.yaml", "--text", "corpus"], "no file needs to be told where its text is"),
         (["trainer.yaml", "--dialect", "trainers"], "did you mean trainer?"),
         ([], "Missing argument"),
     ],

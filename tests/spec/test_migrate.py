@@ -234,6 +234,7 @@ def test_the_proof_fails_when_the_new_text_says_something_else(tmp_path):
         ({**FLAT, "eval": {"eval_interval_steps": 50}}, "E0605", "interval", "--drop eval.eval_interval_steps"),
         ({**FLAT, "gradient_accumulation_steps": 4, "accumulate_grad_batches": 1}, "E0606", "accumulate_grad_batches",
          "keep one of them: --drop gradient_accumulation_steps or --drop accumulate_grad_batches"),
+        ({**FLAT, "gradient_accumulation_steps": 1, "accumulate_grad_batches": True}, "E0606", "batches", ""),
         ({**FLAT, "model_type": "bert"}, "E0607", "bert", "keep it with the system it is for"),
         ({**FLAT, "model_type": "T5"}, "E0607", "T5", ""),
         ({**FLAT, "model_type": "custom"}, "E0607", "custom", ""),

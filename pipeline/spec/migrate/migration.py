@@ -53,6 +53,7 @@ class Migrated:
         steps: the versions it went through, in words: empty when it was in the newest one.
         report: what became of each key, and where each setting comes from.
         dropped: the keys that were given up on purpose.
+        took_text: whether it needed to be told where the text is.
     """
 
     source: Path
@@ -62,6 +63,7 @@ class Migrated:
     steps: tuple[str, ...] = ()
     report: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    took_text: bool = False
 
 
 def migrate(path: Path, options: Options | None = None) -> Migrated:
@@ -135,6 +137,7 @@ def _from_version_0(migrated: Migrated, document: Document, options: Options) ->
         steps=(*migrated.steps, f"version 0 ({dialect.title}) → version 1 ({dialect.kind})"),
         report=(*migrated.report, *key_table(found), *setting_table(found, spec)),
         dropped=(*migrated.dropped, *(fate.old for fate in found.fates if fate.accepted)),
+        took_text=bool(dialect.names_text),
     )
 
 

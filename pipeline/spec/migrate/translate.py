@@ -171,7 +171,7 @@ def _carry(found: Translation, row: Carried, fate: Fate) -> None:
     if value is UNSET:
         found.fates.append(replace(fate, new="", reason=row.note or _SO_ANYWAY))
         return
-    if row.new in found.settings and found.settings[row.new] != value:
+    if row.new in found.settings and not _agree(found.settings[row.new], value):
         first = next(other for other in found.fates if other.new == row.new)
         message = f"`{first.old}` and `{fate.old}` mean the same setting, {row.new}, but differ"
         hint = f"keep one of them: --drop {first.old} or --drop {fate.old}"
@@ -179,6 +179,11 @@ def _carry(found: Translation, row: Carried, fate: Fate) -> None:
         return
     found.fates.append(fate)
     found.put(row.new, value, Source(FROM_FILE, keys=fate.keys))
+
+
+def _agree(first: Any, second: Any) -> bool:
+    # To Python true is 1; to a reader of YAML it is not.
+    return bool(first == second) and isinstance(first, bool) == isinstance(second, bool)
 
 
 def _is_usable(value: Any) -> bool:
