@@ -216,12 +216,12 @@ def estimate_of(spec: Spec) -> Estimate:
     return Estimate(count(shape), tokens, tokens * flops_per_token(shape))
 
 
-def get_recommendation(goal: str, time_budget_hours: float, flops_per_second: float = FLOPS_PER_SECOND) -> Preset:
+def recommend(goal: str, time_budget: float, flops_per_second: float = FLOPS_PER_SECOND) -> Preset:
     """The largest preset of `SIZES` that suits a goal and trains in the time there is.
 
     Args:
         goal: a key of `LARGEST_FOR`.
-        time_budget_hours: how long training may take, in hours.
+        time_budget: how long training may take, in hours.
         flops_per_second: what the machine does when it trains; `foundry plan` measures it.
 
     Raises:
@@ -234,11 +234,11 @@ def get_recommendation(goal: str, time_budget_hours: float, flops_per_second: fl
     suited = SIZES[: SIZES.index(LARGEST_FOR[goal]) + 1]
     for name in reversed(suited):
         preset = read_preset(name)
-        if estimate_of(expand(preset)).hours(flops_per_second) <= time_budget_hours:
+        if estimate_of(expand(preset)).hours(flops_per_second) <= time_budget:
             return preset
     least = estimate_of(expand(read_preset(SIZES[0]))).hours(flops_per_second)
     raise FoundryError(
-        f"no preset trains in {time_budget_hours:g} hours here",
+        f"no preset trains in {time_budget:g} hours here",
         hint=f"{SIZES[0]} takes {math.ceil(least * 100) / 100:g} hours; `fast_dev` only shows that everything runs",
     )
 

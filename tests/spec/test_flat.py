@@ -1,6 +1,9 @@
 """The flat form: names alone, values checked before anything is done with them."""
 
+import copy
+import json
 import math
+import pickle
 import re
 
 import pytest
@@ -9,7 +12,7 @@ from pipeline.errors import FoundryError
 from pipeline.spec import SpecError, load_spec
 from pipeline.spec.flat import MODES, TrainingConfig, build_configs_for_mode, compare_configs, print_config_diff
 from pipeline.spec.schema import leaves
-from pipeline.spec.typed import flat_settings
+from pipeline.spec.typed import flat_settings, sections
 
 pytestmark = pytest.mark.unit
 
@@ -28,14 +31,39 @@ def test_what_is_not_given_has_its_default():
     assert (config.budgets.rss_mb, config.source.kind) == (400, "wheel")
 
 
+def test_no_setting_is_hidden_by_a_method():
+    assert not set(dir(TrainingConfig)) & {*flat_settings(), *sections()}
+
+
 def test_a_configuration_cannot_be_changed():
+    config = TrainingConfig()
+
+    for name in ("epochs", "spec", "training"):
+        with pytest.raises(AttributeError, match="cannot assign"):
+            setattr(config, name, 3)
     with pytest.raises(AttributeError, match="cannot be changed"):
-        TrainingConfig().epochs = 3
+        config.training.epochs = 3
+
+
+def test_a_configuration_can_be_copied_and_sent_to_another_process():
+    config = TrainingConfig(epochs=2)
+
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config  # noqa: S301 - made here
+
+
+def test_a_configuration_shows_what_is_unusual_in_it_as_python():
+    config = TrainingConfig(epochs=2, source={"kind": "files", "paths": ["x"]}, cleaning={"strip_markdown": True})
+
+    assert "epochs=2" in repr(config)
+    assert "batch_size" not in repr(config)
+    assert eval(repr(config)) == config  # noqa: S307 - our own text
 
 
 def test_unknown_names_are_refused_at_once_and_together():
     with pytest.raises(SpecError, match=r"there are 2 problems\n.*`lr`.*did you mean `learning_rate`.*\n.*`colour`"):
-        TrainingConfig(lr=1, colour=2)
+        TrainingConfig(lr=1, colour=2, epochs=3)
+    with pytest.raises(SpecError, match=r"there are 2 problems\n.*`lr`.*\n.*`training.epochs` must be at least 1"):
+        TrainingConfig(lr=1, epochs=0)
     with pytest.raises(AttributeError, match="did you mean `epochs`"):
         _ = TrainingConfig().epoch
 
@@ -80,21 +108,16 @@ def test_unknown_names_are_refused_at_once_and_together():
     ],
 )
 def test_a_value_out_of_bounds_is_refused(name, value):
-    config = TrainingConfig(**{name: value})
-
     with pytest.raises(SpecError) as caught:
-        config.validate()
+        TrainingConfig(**{name: value})
 
     [problem] = caught.value.problems
     assert problem.path == ".".join(flat_settings()[name]) or problem.path.startswith("export.formats")
-    for use in (config.hash, config.to_dict, config.to_yaml, config.save):
-        with pytest.raises(SpecError):
-            use()
 
 
 def test_one_error_has_a_line_for_each_problem():
     with pytest.raises(SpecError) as caught:
-        TrainingConfig(dropout=7.0, precision="banana", epochs=0).validate()
+        TrainingConfig(dropout=7.0, precision="banana", epochs=0)
 
     lines = str(caught.value).splitlines()
     assert lines[0] == "the configuration: there are 3 problems"
@@ -116,7 +139,16 @@ def test_a_saved_configuration_is_loaded_again(tmp_path):
     path = config.save(tmp_path / "config.yaml")
 
     assert TrainingConfig.load(path) == config
-    assert load_spec(path) == config.validate()
+    assert load_spec(path) == config.spec
+
+
+def test_json_says_the_same(tmp_path):
+    config = TrainingConfig(epochs=2, notes="ünïcode")
+
+    path = config.save(tmp_path / "config.json")
+
+    assert json.loads(path.read_text()) == json.loads(config.to_json()) == config.to_dict()
+    assert TrainingConfig.load(path) == config
 
 
 def test_the_default_name_says_when(tmp_path, monkeypatch):

@@ -11,10 +11,10 @@ from pipeline.spec.presets import (
     SIZES,
     estimate_of,
     expand,
-    get_recommendation,
     names,
     read,
     read_preset,
+    recommend,
 )
 from pipeline.spec.schema import leaves
 
@@ -54,7 +54,7 @@ TABLE = {
 
 @pytest.mark.parametrize("setting", TABLE)
 def test_the_five_presets_have_the_values_that_are_promised(setting):
-    found = tuple(getattr(TrainingConfig.from_values(read_preset(name).values), setting) for name in FIVE)
+    found = tuple(getattr(TrainingConfig.from_spec(expand(read_preset(name))), setting) for name in FIVE)
 
     assert found == TABLE[setting]
 
@@ -121,12 +121,12 @@ def test_the_largest_preset_that_fits_the_time_is_recommended(goal):
 
     for budget in (0.2, 1.0, 20.0, 1000.0):
         fitting = [name for name in SIZES[: SIZES.index(LARGEST_FOR[goal]) + 1] if hours[name] <= budget]
-        assert get_recommendation(goal, budget).name == fitting[-1]
+        assert recommend(goal, budget).name == fitting[-1]
 
 
 def test_a_faster_machine_gets_a_larger_preset():
-    assert get_recommendation("research", 0.5).name == "tiny"
-    assert get_recommendation("research", 0.5, flops_per_second=1e14).name == "large"
+    assert recommend("research", 0.5).name == "tiny"
+    assert recommend("research", 0.5, flops_per_second=1e14).name == "large"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_faster_machine_gets_a_larger_preset():
 )
 def test_what_cannot_be_recommended_is_an_error(goal, hours, message):
     with pytest.raises(FoundryError, match=message) as caught:
-        get_recommendation(goal, hours)
+        recommend(goal, hours)
 
     assert caught.value.hint
 
