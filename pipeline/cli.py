@@ -1,4 +1,4 @@
-"""The `foundry` command: a group whose commands are imported only when they are named or listed."""
+"""The `foundry` command: a group whose commands are imported only when they are named."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ from pipeline import __version__, console
 from pipeline.errors import ExitCode, FoundryError
 
 # Each is a module in pipeline.commands (`_` for `-`) with a Click command called `command`; this is the order of
-# `--help`.
-COMMANDS = (
-    "new", "presets", "check", "explain", "schema", "plan", "set", "fmt", "diff", "why", "lock", "migrate",
-    "run", "generate", "compare", "plots", "doctor", "prove-resume",
-)  # fmt: skip
+# `--help`, and what it says, so that listing them imports none.
+COMMANDS = {
+    "new": "Write a complete, commented spec from a preset or template.",
+    "presets": "List presets and templates, or show one.",
+    "check": "Check specs and show everything that is wrong with them.",
+    "explain": "Explain a code that `foundry check` shows.",
+    "schema": "Show what can stand in each kind of document.",
+    "plan": "Predict what a spec will cost: parameters, steps, memory, disk, time.",
+    "set": "Set values of a spec, keeping its comments.",
+    "fmt": "Put specs into the one layout.",
+    "diff": "Show how two specs differ and what that changes.",
+    "why": "Explain a setting: its value, origin, meaning and effect.",
+    "lock": "Print the settings that shape the result, and their hash.",
+    "migrate": "Carry documents of earlier versions and systems over to today's schemas.",
+    "run": "Build what the spec describes.",
+    "generate": "Continue a text with the trained model.",
+    "compare": "Compare spec and results with a git revision.",
+    "plots": "Draw the curves of a run into one HTML page.",
+    "doctor": "Check everything that a run needs.",
+    "prove-resume": "Kill a training run again and again and compare how it ends.",
+}
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what shells report for a writer whose reader has gone
 
 
@@ -32,6 +48,10 @@ class _Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"pipeline.commands.{cmd_name.replace('-', '_')}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

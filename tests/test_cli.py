@@ -32,7 +32,7 @@ def commands() -> list[tuple[str, click.Command]]:
 @pytest.mark.parametrize(("name", "command"), commands())
 def test_every_command_and_every_option_is_explained(name, command):
     assert command.help
-    assert command.short_help
+    assert command.short_help == cli.COMMANDS[name]
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
