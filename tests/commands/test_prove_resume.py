@@ -69,10 +69,10 @@ def test_a_killed_run_is_certified_equal_item_by_item(project: Path) -> None:
 
 
 def test_damage_between_a_kill_and_the_restart_is_found(project: Path, tmp_path: Path) -> None:
-    def forget_the_place(folder: Path) -> None:
+    def lose_the_place(folder: Path) -> None:
         for checkpoint in folder.glob(".work/runs/*/checkpoint-*"):
             state = json.loads((checkpoint / "state.json").read_text())
-            state["progress"]["cursor"] = 0
+            state["progress"]["epoch"] += 1  # a sampler that goes on with other data
             write_json(checkpoint / "state.json", state)
             write_manifest(checkpoint, stage="train", sections={}, inputs={})
 
@@ -85,7 +85,7 @@ def test_damage_between_a_kill_and_the_restart_is_found(project: Path, tmp_path:
         scratch=tmp_path,
         compiled=tmp_path / "compiled",
         shown=lambda label, total: Progress(label, total, "steps"),
-        after_kill=forget_the_place,
+        after_kill=lose_the_place,
     )
 
     assert certificate["resumed_after_steps"], "the damaged checkpoint was used"
