@@ -29,7 +29,9 @@ def command(old: str, new: str, as_json: bool, exit_code: bool) -> None:
     """Show how two specs differ, grouped by what a difference changes: the result, only speed, only output, nothing.
 
     OLD and NEW are each a file, a preset, a git revision with a path (HEAD~1:specs/experiment.yaml), a revision alone
-    (its specs/experiment.yaml), `-` for standard input, or reports/training_metrics.json for the settings of that run.
+    (its specs/experiment.yaml), `-` for standard input, or a run: the report reports/training_metrics.json, or the id
+    that stands in it (or its beginning, up to a `-`), whether that report is here or in a commit.
+
     Values are compared with all defaults filled in, so spelling, order and comments do not show. The last line says
     whether a run of OLD could go on with NEW. Ends with 0 whether or not they differ.
     """

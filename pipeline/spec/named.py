@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import FoundryError
-from pipeline.paths import DEFAULT_SPEC, SPECS
+from pipeline.paths import DEFAULT_SPEC, REPORTS, SPECS
 from pipeline.spec.author import complete, spec_of
 from pipeline.spec.document import Document, parse_document, read_document
 from pipeline.spec.load import build_spec
@@ -19,6 +21,8 @@ from pipeline.spec.spec import Spec
 
 _PRESETS = SPECS / "presets"
 _SUFFIXES = (".yaml", ".yml", ".json")
+_RUN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{0,27}")  # the id of a run, or its beginning
+_METRICS = REPORTS / "training_metrics.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,9 @@ def open_named(name: str) -> Named:
 
     Args:
         name: in this order: `-` for standard input; the file of a document, or of a report that holds a run's
-            configuration; a shipped preset, laid over the defaults; `REVISION:PATH` as git has it; a git revision
-            alone, which stands for specs/experiment.yaml there.
+            configuration; a shipped preset, laid over the defaults; the id of a run (or its beginning, up to the first
+            `-` at least) whose report is here or in git; `REVISION:PATH` as git has it; a git revision alone, which
+            stands for specs/experiment.yaml there.
 
     Raises:
         SpecError: what the name stands for is not a right document.
@@ -56,6 +61,8 @@ def _document(name: str) -> Document:
         return _parsed(path.read_bytes(), name) if path.suffix == ".json" else read_document(path)
     if path.exists() or (path.suffix in _SUFFIXES and ":" not in name):
         return read_document(path)  # which says what is wrong with it
+    if _RUN.fullmatch(name):
+        return _run(name)
     # `./` is the folder one is in, which need not be the top of the repository.
     revision, colon, file = name.partition(":")
     wanted = name if colon else f"{revision}:./{DEFAULT_SPEC}"
@@ -91,6 +98,30 @@ def _parsed(raw: bytes, file: str) -> Document:
     if isinstance(values, dict) and isinstance(values.get("configuration"), dict):
         return parse_document(json.dumps(values["configuration"], indent=2).encode(), f"{file} (configuration)")
     return parse_document(raw, file)
+
+
+def _run(run_id: str) -> Document:
+    """The configuration of a run, from the newest report that has it."""
+    for where, raw in _reports():
+        try:
+            found = json.loads(raw).get("run_id", "")
+        except (ValueError, AttributeError):
+            continue  # a report of another version, or not one at all: some commit may hold anything
+        if found.startswith(run_id):
+            return _parsed(raw, where)
+    hint = f"ids stand in {_METRICS}, in this folder and in its commits"
+    raise FoundryError(f"no report is of the run {run_id}", hint=hint)
+
+
+def _reports() -> Iterator[tuple[str, bytes]]:
+    """Every report of training: that of this folder, then those of the commits, the newest first."""
+    if _METRICS.is_file():
+        yield str(_METRICS), _METRICS.read_bytes()
+    for line in _git("log", "--all", "--format=%H", "--", str(_METRICS)).stdout.split():
+        commit = line.decode()
+        shown = _git("show", f"{commit}:./{_METRICS}")
+        if shown.returncode == 0:  # the commit that deleted it has none
+            yield f"{commit[:12]}:{_METRICS}", shown.stdout
 
 
 def _from_git(revision: str, wanted: str, name: str) -> bytes:

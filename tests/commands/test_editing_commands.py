@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import foundry
 from pipeline.errors import FoundryError
+from pipeline.spec import load_spec
 
 pytestmark = pytest.mark.integration
 
@@ -245,6 +246,25 @@ def test_diff_reads_the_run_of_a_report(checkout, monkeypatch):
     report = json.loads(run("diff", "--json", "reports/training_metrics.json", "HEAD:reports/training_metrics.json"))
 
     assert report["differences"] == []
+
+
+def test_diff_finds_a_run_by_its_id_here_and_in_the_history(project):
+    report = project / "reports/training_metrics.json"
+    report.parent.mkdir()
+    git("init", "-q")
+    configuration = load_spec(project / "specs/experiment.yaml").to_dict()
+    for run_id, rate in (("0a1b2c3d-0000-4000-8000-000000000001", 0.5), ("0a1b2c3d-0000-4000-8000-000000000002", 0.25)):
+        configuration["training"]["learning_rate"] = rate
+        report.write_text(json.dumps({"run_id": run_id, "configuration": configuration}))
+        git("add", "reports")
+        git("commit", "-qm", run_id)
+
+    old = run("diff", "0a1b2c3d-0000-4000-8000-000000000001", "specs/experiment.yaml")
+    both = run("diff", "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-")  # the newest that begins so
+
+    assert "learning_rate: 0.5 →" in old
+    assert "learning_rate: 0.5 → 0.25" in both
+    assert "no report is of the run ffffffff-" in refused("diff", "ffffffff-", "specs/experiment.yaml")
 
 
 def test_diff_reads_presets(project):
