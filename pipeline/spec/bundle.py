@@ -11,15 +11,22 @@ from pathlib import Path
 
 from pipeline.files import write_atomic
 from pipeline.paths import SCHEMAS
-from pipeline.spec.schema import EXPERIMENT, Schema, kinds, schema_of
+from pipeline.spec.schema import EXPERIMENT, Schema, kinds, partial, schema_of
+
+# In a template, text with a parameter in it can stand wherever a setting stands.
+_HOLE = {"type": "string", "pattern": r"\$\{[^{}]*\}"}
 
 
 def bundle(kind: str = EXPERIMENT, version: int = 1) -> Schema:
-    """The whole schema of a kind of document."""
+    """The whole schema of a kind of document.
+
+    That of templates also says what a rule of the checker says: their values are those of the documents they become.
+    """
+    whole = schema_of(kind, version)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": "Generated from the files beside this folder by python -m pipeline.spec.bundle.",
-        **schema_of(kind, version),
+        **(_with_values(whole, version) if kind == "template" else whole),
     }
 
 
@@ -38,6 +45,33 @@ def write_bundles() -> list[Path]:
     for kind in kinds():
         write_atomic(bundle_path(kind), bundle_text(kind))
     return [bundle_path(kind) for kind in kinds()]
+
+
+def _with_values(template: Schema, version: int) -> Schema:
+    becomes = {kind: partial(schema_of(kind, version)) for kind in template["properties"]["for"]["enum"]}
+    branches = [
+        {
+            "if": {"properties": {"for": {"const": kind}}, "required": ["for"]},
+            "then": {"properties": {"values": _with_holes(schema)}},
+        }
+        for kind, schema in becomes.items()
+    ]
+    return {**template, "allOf": branches}
+
+
+def _with_holes(schema: Schema) -> Schema:
+    """A schema in which a hole can stand in the place of all that it holds."""
+    holed = dict(schema)
+    if "properties" in schema:
+        holed["properties"] = {name: _or_hole(child) for name, child in schema["properties"].items()}
+    for inner in ("items", "additionalProperties"):
+        if isinstance(schema.get(inner), dict):
+            holed[inner] = _or_hole(schema[inner])
+    return holed
+
+
+def _or_hole(schema: Schema) -> Schema:
+    return {"if": _HOLE, "else": _with_holes(schema)}
 
 
 if __name__ == "__main__":

@@ -54,21 +54,22 @@ def _referred(node: Any, folder: Path) -> Any:
     for name in way.split("/") if way else ():
         there = there[name]
     beside = {key: value for key, value in node.items() if key not in ("$ref", "x-partial")}
-    return {**(_partial(there) if node.get("x-partial") else there), **_referred(beside, folder)}
+    return {**(partial(there) if node.get("x-partial") else there), **_referred(beside, folder)}
 
 
-def _partial(node: Any) -> Any:
+def partial(node: Any) -> Any:
+    """A schema that requires nothing: of values that are laid over a whole document, or filled up to one."""
     if isinstance(node, list):
-        return [_partial(item) for item in node]
+        return [partial(item) for item in node]
     if not isinstance(node, dict):
         return node
     # What `if` requires is a condition, not a demand; `required` under `properties` would be the name of a setting.
     return {
-        key: {name: _partial(child) for name, child in value.items()}
+        key: {name: partial(child) for name, child in value.items()}
         if key == "properties"
         else value
         if key == "if"
-        else _partial(value)
+        else partial(value)
         for key, value in node.items()
         if key != "required"
     }

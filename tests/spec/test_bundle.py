@@ -32,3 +32,22 @@ def test_the_bundle_accepts_the_experiment_and_refuses_a_slip_in_it():
     assert validator.is_valid(values)
     values["training"]["batch_size"] = 0
     assert not validator.is_valid(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "valid"),
+    [
+        ({"training": {"epochs": 3}}, True),
+        ({"training": {"epochs": "${epochs}"}}, True),
+        ({"training": "${training}", "export": {"formats": ["${format}", "onnx"]}}, True),
+        ({"training": {"epcohs": 3}}, False),
+        ({"training": {"epochs": "3"}}, False),
+        ({"training": {"epochs": 0}}, False),
+        ({"export": {"formats": ["${format}", "onxx"]}}, False),
+    ],
+)
+def test_the_values_of_a_template_are_settings_of_what_it_becomes_or_holes(values, valid):
+    validator = Draft202012Validator(json.loads(bundle_path("template").read_text()), registry=Registry())
+    template = {"schema_version": 1, "kind": "template", "name": "x", "description": "y", "for": "experiment"}
+
+    assert validator.is_valid({**template, "values": values}) == valid
