@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from pipeline.spec.presets import Preset, Template
+    from pipeline.spec.presets import Estimate, Preset, Template
 
 
 @click.group(short_help="List presets and templates, or show one.", invoke_without_command=True)
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def command(context: click.Context) -> None:
     """List what `foundry new NAME --from …` can start from: presets with what they cost, templates with their holes.
 
-    Parameters are exact. Hours, 0.1 at least, are those of training on the corpus that needs no files, at the pace of
-    two cores of a server processor; `foundry plan` works them out for your machine and your text.
+    Parameters are exact. Hours, 0.1 at least, and the peak of memory are those of training on the corpus that needs no
+    files, at the pace of two cores of a server processor; `foundry plan` works them out for your machine and your text.
     """
     if context.invoked_subcommand is not None:
         return
@@ -25,11 +25,11 @@ def command(context: click.Context) -> None:
 
     presets = [found for name in names(PRESETS) if isinstance(found := read(name), Preset)]
     rows = [(preset.name, *_cost(preset), preset.description) for preset in presets]
-    click.echo(_table(("preset", "parameters", "hours", "good for"), sorted(rows, key=_by_size)))
+    click.echo(_table(("preset", "parameters", "hours", "MB", "good for"), sorted(rows, key=_by_size)))
     click.echo()
     templates = [found for name in names(TEMPLATES) if isinstance(found := read(name), Template)]
-    rows = [(each.name, each.kind, ", ".join(_holes(each)) or "-", each.description) for each in templates]
-    click.echo(_table(("template", "kind", "needs", "good for"), rows))
+    taken = [(each.name, each.kind, ", ".join(_holes(each)) or "-", each.description) for each in templates]
+    click.echo(_table(("template", "kind", "needs", "good for"), taken))
 
 
 @command.command(short_help="Show one preset or template.")
@@ -49,8 +49,10 @@ def _facts(preset: Preset) -> list[str]:
 
     cost = estimate_of(expand(preset))
     return [
+        f"{preset.title}: {preset.description}",
         f"{cost.parameters:,} parameters; {cost.tokens:,} tokens of training on the corpus that needs no files,",
-        f"{cost.flops:.1e} operations: {duration(3600 * cost.hours())} at {FLOPS_PER_SECOND:.0e} a second",
+        f"{cost.flops:.1e} operations: {duration(3600 * cost.hours())} at {FLOPS_PER_SECOND:.0e} a second;",
+        f"{_megabytes(cost)} MB of memory at its peak",
     ]
 
 
@@ -64,11 +66,15 @@ def _taken(template: Template) -> list[str]:
     return lines
 
 
-def _cost(preset: Preset) -> tuple[str, str]:
+def _cost(preset: Preset) -> tuple[str, str, str]:
     from pipeline.spec.presets import estimate_of, expand
 
     cost = estimate_of(expand(preset))
-    return f"{cost.parameters:,}", f"{max(cost.hours(), 0.1):.1f}"
+    return f"{cost.parameters:,}", f"{max(cost.hours(), 0.1):.1f}", _megabytes(cost)
+
+
+def _megabytes(cost: Estimate) -> str:
+    return "?" if cost.memory_mb is None else f"{cost.memory_mb:,.0f}"
 
 
 def _by_size(row: tuple[str, ...]) -> int:

@@ -18,7 +18,7 @@ from pipeline.spec.check import check
 from pipeline.spec.diagnose import SpecError
 from pipeline.spec.document import dotted, read_document
 from pipeline.spec.edit import Assignment, parse_assignment
-from pipeline.spec.estimate import count, flops_per_token, shape_of, steps_of, text_of_bytes
+from pipeline.spec.estimate import count, flops_per_token, plan, shape_of, steps_of, text_of_bytes
 from pipeline.spec.holes import fill, has_type
 from pipeline.spec.nearest import closest
 from pipeline.spec.schema import EXPERIMENT, schema_of
@@ -42,12 +42,14 @@ class Preset:
 
     Attributes:
         name: what `foundry new --from` calls it.
+        title: the name as people write it.
         description: what it is good for.
         values: what differs from the defaults, by section.
         path: its file.
     """
 
     name: str
+    title: str
     description: str
     values: Mapping[str, Any]
     path: Path
@@ -82,11 +84,13 @@ class Estimate:
         parameters: weights of the model, exactly; tied embeddings count once.
         tokens: that training takes in.
         flops: floating-point operations of the training.
+        memory_mb: that training takes at its peak, in MB; None for a GPU, which `foundry plan` does not foresee.
     """
 
     parameters: int
     tokens: int
     flops: float
+    memory_mb: float | None
 
     def hours(self, flops_per_second: float = FLOPS_PER_SECOND) -> float:
         """Hours of training at a pace."""
@@ -110,7 +114,7 @@ def read(name: str) -> Preset | Template:
         raise SpecError(errors)
     found, path = document.values, Path(document.file)
     if document.kind == "preset":
-        return Preset(found["name"], found["description"], found["values"], path)
+        return Preset(found["name"], found["title"], found["description"], found["values"], path)
     if document.kind == "template":
         parameters = found.get("parameters", {})
         return Template(found["name"], found["description"], found["values"], path, found["for"], parameters)
@@ -213,7 +217,8 @@ def estimate_of(spec: Spec) -> Estimate:
     shape, training = shape_of(settings["model"], tokenizer["vocab_size"]), settings["training"]
     a_step = training["batch_size"] * training["gradient_accumulation_steps"] * settings["model"]["max_seq_len"]
     tokens = min(steps_of(settings, text).total * a_step, training["epochs"] * text.train_tokens)
-    return Estimate(count(shape), tokens, tokens * flops_per_token(shape))
+    memory = plan(settings, text, None)["memory_mb"]["peak_rss"]
+    return Estimate(count(shape), tokens, tokens * flops_per_token(shape), memory)
 
 
 def recommend(goal: str, time_budget: float, flops_per_second: float = FLOPS_PER_SECOND) -> Preset:

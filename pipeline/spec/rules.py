@@ -230,6 +230,12 @@ _EXPERIMENT_UNREAD = (
 
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
+        "task.task_type",
+        lambda kind: kind != "lm",
+        "it trains language models only",
+        "set it to lm",
+    ),
+    Unsupported(
         "training.resume_from_checkpoint",
         lambda path: path is not None,
         "training starts from random weights only",

@@ -63,7 +63,9 @@ class TaskSettings(TypedDict, total=False):
     """What the model is asked to do."""
 
     task_name: str
-    task_type: Literal["lm"]
+    task_type: Literal[
+        "lm", "seq2seq", "classification", "text_classification", "vision_classification", "vision_multilabel"
+    ]
 
 
 class ModelSettings(TypedDict, total=False):
@@ -219,7 +221,9 @@ class FlatSettings(TypedDict, total=False):
     special_tokens: list[str]
     max_sentence_length: int
     task_name: str
-    task_type: Literal["lm"]
+    task_type: Literal[
+        "lm", "seq2seq", "classification", "text_classification", "vision_classification", "vision_multilabel"
+    ]
     model_name: str
     model_type: Literal["llama", "gpt"]
     d_model: int

@@ -4,11 +4,14 @@ import pytest
 
 from pipeline.errors import FoundryError
 from pipeline.spec import SpecError, load_spec
+from pipeline.spec.edit import parse_assignment
+from pipeline.spec.estimate import plan, text_of_bytes
 from pipeline.spec.flat import TrainingConfig
 from pipeline.spec.presets import (
     LARGEST_FOR,
     PRESETS,
     SIZES,
+    author,
     estimate_of,
     expand,
     names,
@@ -94,6 +97,57 @@ def test_parameter_counts_are_the_true_ones(name):
     assert estimate_of(expand(read_preset(name))).parameters == COUNTS[name]
 
 
+def test_memory_is_what_the_plan_says():
+    spec = expand(read_preset("tiny"))
+    sizes = {"train": 4_000_000, "validation": 500_000, "test": 500_000}
+    text = text_of_bytes(sizes, tokenizer_type="unigram", vocab_size=2048, source="")
+
+    planned = plan(spec.to_dict(), text, None)
+
+    assert estimate_of(spec).memory_mb == planned["memory_mb"]["peak_rss"]
+
+
+def test_memory_of_a_gpu_is_not_foreseen():
+    spec = author("x", "tiny", settings=[parse_assignment("hardware.device=cuda")])
+
+    assert estimate_of(spec).memory_mb is None
+
+
+# The ranges that the one-command pipeline promised for its example configurations.
+SCENARIOS = ("quick_test", "high_quality", "low_memory_device", "balanced", "custom_corpus")
+RANGES = {
+    "vocab_size": (1000, 32000),
+    "num_layers": (1, 12),
+    "d_model": (64, 512),
+    "num_heads": (1, 16),
+    "d_ff": (128, 2048),
+    "batch_size": (1, 128),
+    "learning_rate": (1e-5, 1e-2),
+    "epochs": (1, 100),
+    "max_seq_len": (32, 2048),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_stays_within_the_ranges_that_were_promised(name):
+    config = TrainingConfig.from_spec(expand(read_preset(name)))
+
+    assert all(low <= getattr(config, setting) <= high for setting, (low, high) in RANGES.items())
+    assert config.warnings == ()
+    assert config.source.kind == "wheel"  # it runs as it stands
+
+
+def test_scenarios_are_ordered_by_what_they_spend():
+    quick, device, balanced, best = (
+        estimate_of(expand(read_preset(name)))
+        for name in ("quick_test", "low_memory_device", "balanced", "high_quality")
+    )
+
+    assert quick.flops < device.flops < balanced.flops < best.flops
+    assert device.memory_mb == min(estimate_of(expand(read_preset(name))).memory_mb for name in names(PRESETS))
+    assert balanced.hours() < 0.2
+
+
 def test_hours_follow_from_operations_and_pace():
     cost = estimate_of(expand(read_preset("tiny")))
 
@@ -144,18 +198,21 @@ def test_what_cannot_be_recommended_is_an_error(goal, hours, message):
     assert caught.value.hint
 
 
+MINE = "schema_version: 1\nkind: preset\nname: mine\ntitle: Mine\ndescription: Mine.\n"
+
+
 def test_a_file_can_be_a_preset(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "schema_version: 1\nkind: preset\nname: mine\ndescription: Mine.\nvalues: {training: {epochs: 7}}\n"
-    )
+    path.write_text(f"{MINE}values: {{training: {{epochs: 7}}}}\n")
 
     assert expand(read_preset(str(path))).training.epochs == 7
 
 
 def test_what_is_no_preset_is_refused(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("schema_version: 1\nkind: preset\nname: mine\ndescription: Mine.\nvalues: {trainig: {}}\n")
+    path.write_text(
+        "schema_version: 1\nkind: preset\nname: mine\ntitle: Mine\ndescription: Mine.\nvalues: {trainig: {}}\n"
+    )
 
     with pytest.raises(SpecError, match="did you mean `training`"):
         read_preset(str(path))

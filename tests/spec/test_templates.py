@@ -3,13 +3,14 @@
 import pytest
 
 from pipeline.errors import FoundryError
-from pipeline.spec import SpecError, load_spec
+from pipeline.spec import SpecError, load_spec, require_supported
 from pipeline.spec.edit import parse_assignment
 from pipeline.spec.holes import fill
 from pipeline.spec.presets import TEMPLATES, author, choose, names, read
 
 pytestmark = pytest.mark.unit
 
+NOT_TRAINED = {"classify": [("W0103", "task.task_type")]}
 HOLES = {"base_model": "owner/name"}
 SIX = ("sft_toolbench", "dpo", "teacher_mode", "sft_pc_building", "knowledge_dense", "hybrid")
 TABLE = {
@@ -69,8 +70,18 @@ def test_a_template_passes_the_check_and_becomes_a_document_that_does(name):
     spec = author("x", name, examples)
 
     assert document.name == name
-    assert document.warnings == spec.warnings == ()
+    assert document.warnings == ()
+    assert [(warning.code, warning.path) for warning in spec.warnings] == NOT_TRAINED.get(name, [])
     assert spec.kind == template.kind
+
+
+def test_a_classifier_is_written_and_refused_before_anything_runs():
+    spec = author("x", "classify", {"paths": "[a.jsonl]", "text_field": "review"})
+
+    assert (spec.task.task_type, spec.dataset.source.text_field) == ("text_classification", "review")
+    for stage in ("train", "validate", None):
+        with pytest.raises(SpecError, match="trains language models only"):
+            require_supported(spec, stage)
 
 
 def test_a_parameter_has_the_type_that_it_is_given():
