@@ -17,7 +17,7 @@ from verdicts import judge
 from pipeline.paths import SPECS
 from pipeline.spec import SpecError, load_spec, parse_spec
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 ONE_IN = 40  # mutants of the sample, chosen by their names: a new spec leaves the choice among the others as it is
 
 
