@@ -93,8 +93,9 @@ def by_group(comparison: dict[str, Any]) -> str:
     """The table of the groups, with an example of what the editor overlooks in each."""
     rows = []
     for group, found in comparison["groups"].items():
-        example = next((f"`{name}`" for name in comparison["overlooked"][group]), "")
-        rows.append((group, found["mutants"], found["same_line"], example.replace("|", "\\|").replace("``", "`")))
+        name, _, said = next(iter(comparison["overlooked"][group]), "").partition(" (")
+        example = f"`{name}` ({said}".replace("|", "\\|") if name else ""
+        rows.append((group, found["mutants"], found["same_line"], example))
     heads = ("The checker finds", "Mutants", "The editor agrees", "Overlooked by the editor, for example")
     return f"{table(heads, rows)}\n\nyaml-language-server {comparison['server']}."
 
