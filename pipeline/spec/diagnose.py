@@ -152,20 +152,22 @@ class Problem:
 
 
 class SpecError(FoundryError, ValueError):
-    """A spec that cannot be used; `problems` holds everything that is wrong with it, in the order of the file."""
+    """A spec that cannot be used; `problems` holds everything that is wrong with it, in the order of the file.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    Args:
+        problems: at least one.
+        hint: what to do; without it, to mend them and to check again.
+    """
+
+    def __init__(self, problems: Iterable[Problem], *, hint: str = "") -> None:
         self.problems = tuple(problems)
         file = self.problems[0].file
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         details = "\n\n".join(render(problem) for problem in self.problems[:_MOST])
         if len(self.problems) > _MOST:
             details += f"\n\n… and {len(self.problems) - _MOST} more"
-        super().__init__(
-            f"the spec has {count}\n\n{details}\n",
-            where=file,
-            hint=f"mend {'it' if len(self.problems) == 1 else 'them'} ({count}), then run: foundry check {file}",
-        )
+        mend = f"mend {'it' if len(self.problems) == 1 else 'them'} ({count}), then run: foundry check {file}"
+        super().__init__(f"the spec has {count}\n\n{details}\n", where=file, hint=hint or mend)
 
 
 def render(problem: Problem) -> str:

@@ -45,7 +45,7 @@ def require_supported(spec: Spec, stage: str | None = None) -> None:
     asked = [problem for problem in spec.warnings if problem.code == "W0103"]
     read = set(spec.leaves(stage))
     if refused := [problem for problem in asked if problem.path in read]:
-        raise SpecError(refused)
+        raise SpecError(refused, hint="the spec is right, but this version cannot act upon it: set what `help` says")
 
 
 def build_spec(document: Document, kind: str | None = EXPERIMENT) -> Spec:

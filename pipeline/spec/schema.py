@@ -138,9 +138,9 @@ def resolve(schema: Schema, value: Any) -> Any:
     if "const" in schema:
         return schema["const"]
     kinds = schema.get("type", ())
-    if "number" in kinds:
+    if "number" in kinds and "integer" not in kinds:
         return float(value) + 0.0  # adding zero turns -0.0 into 0.0
-    return int(value) if "integer" in kinds else value
+    return int(value) if "integer" in kinds and value == int(value) else value
 
 
 def _filled(schema: Schema, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,11 @@ def test_minus_zero_is_zero():
     assert str(resolve({"type": "number"}, -0.0)) == "0.0"
 
 
+@pytest.mark.parametrize(("written", "resolved"), [(7, "7"), (7.0, "7"), (7.5, "7.5"), (-0.0, "0")])
+def test_a_value_that_may_be_whole_or_not_is_whole_where_it_can_be(written, resolved):
+    assert str(resolve({"type": ["integer", "number"]}, written)) == resolved
+
+
 def test_a_spec_is_checked_without_the_network(monkeypatch):
     def refuse(*_args, **_kwargs):
         raise AssertionError("the network was asked")
