@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MEANING = {
     "safe": "a run under way goes on with it",
     "changes the result": "training starts afresh",
-    "impossible": "another vocabulary or architecture, for which the weights of the first mean nothing",
+    "impossible": "another text, vocabulary or architecture, for which the weights of the first mean nothing",
 }
 
 

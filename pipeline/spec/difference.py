@@ -79,7 +79,7 @@ class Change:
 
     Attributes:
         verdict: `safe`: the run can go on; `changes the result`: another run, although its weights would fit;
-            `impossible`: another vocabulary or architecture, for which its weights mean nothing.
+            `impossible`: another text, vocabulary or architecture, for which its weights mean nothing.
         paths: the settings that make it so; none when it is safe.
     """
 

@@ -203,8 +203,8 @@ def test_specs_that_say_the_same_do_not_differ(project):
         ("logging.console_level=warning", "safe: a run under way goes on with it\nno stage runs again"),
         ("export.opset=19", "safe: a run under way goes on with it\nstages that run again: export"),
         ("training.epochs=5", "changes the result: training starts afresh (training.epochs)"),
-        ("tokenizer.vocab_size=500", "impossible: another vocabulary or architecture"),
-        ("model.d_model=96", "impossible: another vocabulary or architecture"),
+        ("tokenizer.vocab_size=500", "impossible: another text, vocabulary or architecture"),
+        ("model.d_model=96", "impossible: another text, vocabulary or architecture"),
     ],
 )
 def test_diff_says_what_a_change_means_for_a_run(project, setting, verdict):
