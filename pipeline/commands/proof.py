@@ -159,13 +159,15 @@ class _Project:
         """Run to the end."""
         process = self.start()
         progress: Progress | None = None
+        told = 0
         try:
             while process.poll() is None:
                 time.sleep(0.1)
                 if (total := self._total()) and progress is None:
                     progress = shown(f"{self.folder.name} run", total)
-                if progress is not None:
-                    progress.update(self.steps_done())
+                if progress is not None and (done := self.steps_done()) > told:
+                    progress.update(done)
+                    told = done
         except BaseException:
             _end(process)
             raise
