@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import console
 from pipeline.files import parse_artefact, read_text, write_atomic
-from pipeline.training.loop import (
+from pipeline.training.events import (
     CheckpointSaved,
     EpochDone,
     Event,

@@ -6,10 +6,9 @@ through a callable.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,154 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import FoundryError, TrainingError
-from pipeline.training.checkpoint import (
-    Checkpoint,
-    best_weights,
-    newest_checkpoint,
-    prune,
-    restore,
-    save_checkpoint,
-)
+from pipeline.training.checkpoint import Checkpoint, restore
+from pipeline.training.events import Event, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
+from pipeline.training.progress import Progress
+from pipeline.training.saver import Saver
 from pipeline.training.step import BatchSource, Gradients, Stepper
 
 Policy = Literal["stop", "skip", "rollback"]  # what to do about a step whose loss or gradient is not finite
 
 MOST_FLAWED_STEPS = 3  # in a row; more is no accident
 VANISHING, EXPLODING = 1e-7, 10.0  # gradient norms (L2, before clipping) that people want to hear of
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """One optimizer step, and the evaluation after it if there was one."""
-
-    step: int
-    total_steps: int
-    epoch: int  # from 1
-    loss: float  # mean over the step's tokens, nats
-    learning_rate: float
-    gradient_norm: float  # before clipping
-    tokens_per_second: float  # since the step before, evaluation and checkpoints left out
-    val_loss: float | None  # nats per token
-    improved: bool
-
-
-@dataclass(frozen=True)
-class EpochDone:
-    """The end of a pass over the training split."""
-
-    epoch: int
-    train_loss: float | None  # None: none of its steps was taken
-    val_loss: float | None
-    lr: float
-
-
-@dataclass(frozen=True)
-class CheckpointSaved:
-    """A checkpoint is on disk."""
-
-    step: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class StepSkipped:
-    """A step that was not taken, because its loss or gradient is not a finite number."""
-
-    step: int
-    epoch: int  # from 1
-    flaw: str  # loss or gradient
-    rolled_back_to: int | None  # the step whose weights training goes on with; None: those before this step
-
-
-@dataclass(frozen=True)
-class OddGradient:
-    """A gradient norm beyond what is usual, for the first time."""
-
-    step: int
-    norm: float
-    kind: str  # vanishing or exploding
-
-
-@dataclass(frozen=True)
-class MicroBatchShrunk:
-    """Memory ran out; the step is taken again in smaller pieces."""
-
-    step: int
-    rows: int  # of a micro-batch from now on
-
-
-Event = StepDone | EpochDone | CheckpointSaved | StepSkipped | OddGradient | MicroBatchShrunk
-
-
-@dataclass
-class Progress:
-    """Everything that changes while training, besides weights, moments and random states. Plain JSON values."""
-
-    step: int = 0  # optimizer steps done
-    epoch: int = 0  # from 0
-    cursor: int = 0  # batches of this epoch that are done
-    tokens: int = 0  # targets learned from
-    epoch_nats: float = 0.0  # loss summed over this epoch's targets so far
-    epoch_tokens: int = 0
-    best_val_loss: float | None = None
-    best_step: int | None = None
-    last_val_loss: float | None = None
-    last_loss: float | None = None
-    evaluations_without_gain: int = 0
-    stopped_early: bool = False
-    flawed_in_a_row: int = 0  # steps not taken since the last one that was
-    skipped_steps: int = 0  # not taken, because their loss or gradient was not finite
-    rollbacks: int = 0  # of those, the ones after which earlier weights came back
-    vanishing_steps: int = 0  # gradient norm below VANISHING
-    exploding_steps: int = 0  # gradient norm above EXPLODING
-    micro_batch_rows: int | None = None  # once memory made micro-batches smaller than a batch
-    seconds: float = 0.0  # spent training, by this process and those before it
-    step_seconds: float = 0.0  # of those, in optimizer steps
-    epoch_history: list[dict[str, Any]] = field(default_factory=list)
-
-    def count(self, *, nats: float, tokens: int, seconds: float, cursor: int) -> None:
-        """Note an optimizer step."""
-        self.step += 1
-        self.cursor = cursor
-        self.tokens += tokens
-        self.epoch_nats += nats
-        self.epoch_tokens += tokens
-        self.last_loss = nats / tokens
-        self.step_seconds += seconds
-        self.flawed_in_a_row = 0
-
-    def skip(self, *, cursor: int) -> None:
-        """Note an optimizer step that was not taken."""
-        self.step += 1
-        self.cursor = cursor
-        self.skipped_steps += 1
-        self.flawed_in_a_row += 1
-
-    def judge(self, val_loss: float, *, min_delta: float, patience: int | None) -> bool:
-        """Note an evaluation; say whether it is the best so far.
-
-        Raises:
-            TrainingError: it is not a finite number.
-        """
-        if not math.isfinite(val_loss):
-            raise TrainingError("the validation loss is not a finite number", hint="lower training.learning_rate")
-        self.last_val_loss = val_loss
-        improved = self.best_val_loss is None or val_loss < self.best_val_loss - min_delta
-        if improved:
-            self.best_val_loss, self.best_step = val_loss, self.step
-        self.evaluations_without_gain = 0 if improved else self.evaluations_without_gain + 1
-        self.stopped_early = not improved and patience is not None and self.evaluations_without_gain >= patience
-        return improved
-
-    def end_epoch(self, *, val_loss: float | None, lr: float, whole: bool) -> EpochDone:
-        """Note the end of an epoch, or with `whole` false of the run in the middle of one."""
-        train_loss = self.epoch_nats / self.epoch_tokens if self.epoch_tokens else None
-        done = EpochDone(epoch=self.epoch + 1, train_loss=train_loss, val_loss=val_loss, lr=lr)
-        self.epoch_history.append(vars(done).copy())
-        if whole:
-            self.epoch, self.cursor = self.epoch + 1, 0
-            self.epoch_nats, self.epoch_tokens = 0.0, 0
-        return done
 
 
 @dataclass(frozen=True)
@@ -246,7 +107,7 @@ def train(
         restore(checkpoint, model=model, optimizer=optimizer)
         progress = Progress(**checkpoint.state["progress"])
     earlier = progress.seconds
-    saver = _Saver(
+    saver = Saver(
         run_folder=run_folder,
         model=model,
         optimizer=optimizer,
@@ -323,80 +184,6 @@ def train(
 
     saver.after_run(progress)
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
-
-
-class _Saver:
-    """Saves checkpoints and knows which of them holds the best weights."""
-
-    def __init__(
-        self,
-        *,
-        run_folder: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        every_n_steps: int | None,
-        every_n_epochs: int | None,
-        keep: int,
-        last: bool,
-        extra: dict[str, Any],
-        emit: Callable[[Event], None],
-    ) -> None:
-        self._folder, self._model, self._optimizer = run_folder, model, optimizer
-        self._every_n_steps, self._every_n_epochs = every_n_steps, every_n_epochs
-        self._keep, self._last, self._extra, self._emit = keep, last, extra, emit
-        self._saved_step = -1
-        self.best: Path | None = None
-
-    def go_on_from(self, checkpoint: Checkpoint | None, progress: Progress) -> None:
-        """Take over what an earlier process saved."""
-        if checkpoint is not None:
-            self._saved_step = checkpoint.step
-            self.best = checkpoint.best_weights if progress.best_step is not None else None
-
-    def roll_back(self, progress: Progress) -> int | None:
-        """Put the newest checkpoint's weights, moments and random states into place; its step, None without one."""
-        checkpoint, _ = newest_checkpoint(self._folder)
-        if checkpoint is None:
-            return None
-        restore(checkpoint, model=self._model, optimizer=self._optimizer)
-        progress.rollbacks += 1
-        return checkpoint.step
-
-    def after_step(self, progress: Progress, *, improved: bool, epoch_ended: int | None) -> None:
-        """Save this moment if it is the best so far or an interval is over; `epoch_ended` counts from 1."""
-        steps = self._every_n_steps is not None and progress.step % self._every_n_steps == 0
-        epochs = (
-            epoch_ended is not None and self._every_n_epochs is not None and epoch_ended % self._every_n_epochs == 0
-        )
-        if improved or steps or epochs:
-            self.save(progress, is_best=improved)
-
-    def after_run(self, progress: Progress) -> None:
-        """Save the last moment, if that is wanted."""
-        if self._last:
-            self.save_once(progress)
-
-    def save(self, progress: Progress, *, is_best: bool) -> None:
-        """Save this moment; with `is_best`, its weights become the best ones."""
-        began = time.monotonic()
-        state = {**self._extra, "step": progress.step, "progress": vars(progress)}
-        checkpoint = save_checkpoint(
-            self._folder,
-            model=self._model,
-            optimizer=self._optimizer,
-            state=state,
-            best=None if is_best else self.best,
-        )
-        if progress.best_step is not None:
-            self.best = best_weights(checkpoint)
-        prune(self._folder, keep=self._keep)
-        self._saved_step = progress.step
-        self._emit(CheckpointSaved(progress.step, time.monotonic() - began))
-
-    def save_once(self, progress: Progress) -> None:
-        """Save this moment unless that has been done."""
-        if self._saved_step != progress.step:
-            self.save(progress, is_best=False)
 
 
 def _weigh(norm: float, progress: Progress, emit: Callable[[Event], None]) -> None:

@@ -244,8 +244,8 @@ def files(settings: dict[str, Any], clock: Clock) -> None:
     from pipeline.files import verify_manifest
     from pipeline.models.store import load_model
     from pipeline.training.checkpoint import locked, read_checkpoint, restore, save_checkpoint
-    from pipeline.training.loop import Progress
     from pipeline.training.optimizer import adamw
+    from pipeline.training.progress import Progress
 
     repeats = settings["repeats"]
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:

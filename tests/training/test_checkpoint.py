@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import Preempted, TrainingError
 from pipeline.training import checkpoint as room
 from pipeline.training.checkpoint import locked, newest_checkpoint, save_checkpoint
+from pipeline.training.events import CheckpointSaved
 from pipeline.training.optimizer import adamw
 
 pytestmark = pytest.mark.unit
@@ -139,11 +140,9 @@ def test_the_best_weights_travel_from_checkpoint_to_checkpoint(make_bench: Make)
 
     def watch(event: Any) -> None:
         emit(event)
-        if isinstance(event, room_events.CheckpointSaved):
+        if isinstance(event, CheckpointSaved):
             folder = bench.folder / f"checkpoint-{event.step:08d}"
             saved[event.step] = (folder / "model.safetensors").read_bytes()
-
-    from pipeline.training import loop as room_events
 
     bench.events = type("Watched", (list,), {"append": lambda _self, event: watch(event)})()
     emit = list.append.__get__(bench.events)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import Preempted, TrainingError
 from pipeline.tasks.language_model import loss_sum
-from pipeline.training.loop import MicroBatchShrunk, OddGradient, StepSkipped
+from pipeline.training.events import MicroBatchShrunk, OddGradient, StepSkipped
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import TrainingError
-from pipeline.training.loop import CheckpointSaved, EpochDone, StepDone
+from pipeline.training.events import CheckpointSaved, EpochDone, StepDone
 
 pytestmark = pytest.mark.unit
 

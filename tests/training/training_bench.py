@@ -19,7 +19,8 @@ from pipeline.files import sha256_bytes
 from pipeline.models.transformer import Transformer
 from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
-from pipeline.training.loop import Event, Result, StepDone, StepSkipped, planned_steps, train
+from pipeline.training.events import Event, StepDone, StepSkipped
+from pipeline.training.loop import Result, planned_steps, train
 from pipeline.training.optimizer import adamw, learning_rate_at
 
 # What the train stage adds to the state of every checkpoint.

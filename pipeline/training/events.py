@@ -1,0 +1,68 @@
+"""What the training loop tells of while it runs: plain values for whoever records, shows or watches them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step, and the evaluation after it if there was one."""
+
+    step: int
+    total_steps: int
+    epoch: int  # from 1
+    loss: float  # mean over the step's tokens, nats
+    learning_rate: float
+    gradient_norm: float  # before clipping
+    tokens_per_second: float  # since the step before, evaluation and checkpoints left out
+    val_loss: float | None  # nats per token
+    improved: bool
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """The end of a pass over the training split."""
+
+    epoch: int
+    train_loss: float | None  # None: none of its steps was taken
+    val_loss: float | None
+    lr: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint is on disk."""
+
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StepSkipped:
+    """A step that was not taken, because its loss or gradient is not a finite number."""
+
+    step: int
+    epoch: int  # from 1
+    flaw: str  # loss or gradient
+    rolled_back_to: int | None  # the step whose weights training goes on with; None: those before this step
+
+
+@dataclass(frozen=True)
+class OddGradient:
+    """A gradient norm beyond what is usual, for the first time."""
+
+    step: int
+    norm: float
+    kind: str  # vanishing or exploding
+
+
+@dataclass(frozen=True)
+class MicroBatchShrunk:
+    """Memory ran out; the step is taken again in smaller pieces."""
+
+    step: int
+    rows: int  # of a micro-batch from now on
+
+
+Event = StepDone | EpochDone | CheckpointSaved | StepSkipped | OddGradient | MicroBatchShrunk

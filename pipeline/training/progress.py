@@ -1,0 +1,81 @@
+"""How far a training run has come: its counters and losses, which every checkpoint keeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import TrainingError
+from pipeline.training.events import EpochDone
+
+
+@dataclass
+class Progress:
+    """Everything that changes while training, besides weights, moments and random states. Plain JSON values."""
+
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # from 0
+    cursor: int = 0  # batches of this epoch that are done
+    tokens: int = 0  # targets learned from
+    epoch_nats: float = 0.0  # loss summed over this epoch's targets so far
+    epoch_tokens: int = 0
+    best_val_loss: float | None = None
+    best_step: int | None = None
+    last_val_loss: float | None = None
+    last_loss: float | None = None
+    evaluations_without_gain: int = 0
+    stopped_early: bool = False
+    flawed_in_a_row: int = 0  # steps not taken since the last one that was
+    skipped_steps: int = 0  # not taken, because their loss or gradient was not finite
+    rollbacks: int = 0  # of those, the ones after which earlier weights came back
+    vanishing_steps: int = 0  # gradient norm below loop.VANISHING
+    exploding_steps: int = 0  # gradient norm above loop.EXPLODING
+    micro_batch_rows: int | None = None  # once memory made micro-batches smaller than a batch
+    seconds: float = 0.0  # spent training, by this process and those before it
+    step_seconds: float = 0.0  # of those, in optimizer steps
+    epoch_history: list[dict[str, Any]] = field(default_factory=list)
+
+    def count(self, *, nats: float, tokens: int, seconds: float, cursor: int) -> None:
+        """Note an optimizer step."""
+        self.step += 1
+        self.cursor = cursor
+        self.tokens += tokens
+        self.epoch_nats += nats
+        self.epoch_tokens += tokens
+        self.last_loss = nats / tokens
+        self.step_seconds += seconds
+        self.flawed_in_a_row = 0
+
+    def skip(self, *, cursor: int) -> None:
+        """Note an optimizer step that was not taken."""
+        self.step += 1
+        self.cursor = cursor
+        self.skipped_steps += 1
+        self.flawed_in_a_row += 1
+
+    def judge(self, val_loss: float, *, min_delta: float, patience: int | None) -> bool:
+        """Note an evaluation; say whether it is the best so far.
+
+        Raises:
+            TrainingError: it is not a finite number.
+        """
+        if not math.isfinite(val_loss):
+            raise TrainingError("the validation loss is not a finite number", hint="lower training.learning_rate")
+        self.last_val_loss = val_loss
+        improved = self.best_val_loss is None or val_loss < self.best_val_loss - min_delta
+        if improved:
+            self.best_val_loss, self.best_step = val_loss, self.step
+        self.evaluations_without_gain = 0 if improved else self.evaluations_without_gain + 1
+        self.stopped_early = not improved and patience is not None and self.evaluations_without_gain >= patience
+        return improved
+
+    def end_epoch(self, *, val_loss: float | None, lr: float, whole: bool) -> EpochDone:
+        """Note the end of an epoch, or with `whole` false of the run in the middle of one."""
+        train_loss = self.epoch_nats / self.epoch_tokens if self.epoch_tokens else None
+        done = EpochDone(epoch=self.epoch + 1, train_loss=train_loss, val_loss=val_loss, lr=lr)
+        self.epoch_history.append(vars(done).copy())
+        if whole:
+            self.epoch, self.cursor = self.epoch + 1, 0
+            self.epoch_nats, self.epoch_tokens = 0.0, 0
+        return done
