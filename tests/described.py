@@ -26,7 +26,8 @@ def model_description(arguments: Mapping[str, Any], *, seconds: float = 60.0) ->
     training = {"run_id": "00000000-0000-4000-8000-000000000000", "seconds": seconds, "steps": 10, "tokens": 1000}
     return {
         "model_name": "tiny",
-        "model": dict(arguments),
+        "task_type": "lm",
+        "model": {"model_type": "llama", **arguments},
         "bos_id": 1,
         "eos_id": 2,
         "pad_id": 3,
@@ -39,6 +40,7 @@ def tokenizer_description(vocab_size: int) -> dict[str, Any]:
     empty = {"documents": 0, "tokens": 0, "characters": 0, "bytes": 0}
     return {
         "format_version": 1,
+        "kind": "tokens",
         "tokenizer_type": "bpe",
         "vocab_size": vocab_size,
         "unk_id": 0,

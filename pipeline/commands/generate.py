@@ -56,9 +56,9 @@ def command(
     """Continue PROMPT with the trained model, printing each piece as it comes."""
     from pipeline.data.tokenizer import Tokenizer
     from pipeline.models.generate import generate
-    from pipeline.models.store import load_model
+    from pipeline.models.store import load_language_model
 
-    model, description = load_model(folder)
+    model, description = load_language_model(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     start = [description["bos_id"], *tokenizer.encode(prompt)]
     tokens = generate(

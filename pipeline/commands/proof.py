@@ -246,17 +246,17 @@ def final_state(project: Path, spec: Spec) -> dict[str, str]:
     Raises:
         ArtifactError: the checkpoint is missing or damaged.
     """
-    from pipeline.data.batches import Batches, read_tokens
+    from pipeline.data.encoded import read_encoded
+    from pipeline.tasks.table import TASKS
     from pipeline.training.checkpoint import best_weights, read_checkpoint
 
     folder = max(project.glob(".work/runs/*/checkpoint-*"))
     checkpoint = read_checkpoint(folder)
     progress = checkpoint.state["progress"]
     encoded = project / "artifacts/tokenizer"
-    facts = read_artefact(encoded / "tokenizer.json", "tokenizer")
-    batches = Batches(
-        read_tokens(encoded / "train.bin", facts["dtype"]),
-        length=spec.model.max_seq_len,
+    task = TASKS[spec.task.task_type].open(encoded, spec.section("model"))
+    batches = task.batches(
+        read_encoded(encoded, "train"),
         batch_size=spec.training.batch_size,
         seed=spec.reproducibility.random_seed,
     )

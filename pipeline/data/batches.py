@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,16 +14,25 @@ from pipeline.errors import ArtifactError
 IGNORED = -100  # target of a position that counts for nothing, torch's default for cross-entropy
 
 
-def read_tokens(path: Path, dtype: str) -> NDArray[np.uint16] | NDArray[np.uint32]:
-    """Map a flat little-endian array of token ids into memory.
+Batch = tuple[Tensor, ...]  # any number of tensors; the first dimension of each is rows, so that it can be cut by rows
 
-    Args:
-        path: a `<split>.bin` of the tokenizer stage.
-        dtype: `uint16` or `uint32`, as its tokenizer.json says.
-    """
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+
+class BatchSource(Protocol):
+    """Where batches come from. Everything is a pure function of epoch and index."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+
+    @property
+    def targets_per_epoch(self) -> int:
+        """Targets of an epoch."""
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Batch `index` of `epoch`, on the CPU: what the loss of the task takes."""
+
+    def targets_in(self, epoch: int, index: int) -> int:
+        """How many targets of that batch count: tokens, documents or pictures."""
 
 
 class Batches:

@@ -1,7 +1,6 @@
 """A corpus as flat arrays of token ids, and what the tokenizer makes of it in figures.
 
-Per split two files, little-endian: `<split>.bin`, the ids of all documents one after the other, each as
-`<s> ids </s>`; and `<split>.offsets.bin`, int64, documents + 1 entries: where each document starts, and the end.
+`encoded.EncodedSplit` says which files there are and how they are read.
 """
 
 from __future__ import annotations
@@ -90,6 +89,7 @@ def metadata(tokenizer: Tokenizer, counts: dict[str, Counts], *, settings: dict[
     special |= {token: tokenizer.encode(token)[0] for token in settings["special_tokens"]}
     return {
         "format_version": METADATA_FORMAT,
+        "kind": "tokens",
         "tokenizer_type": settings["tokenizer_type"],
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,

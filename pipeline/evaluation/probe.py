@@ -17,7 +17,7 @@ import torch
 
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.models.generate import generate
-from pipeline.models.store import load_model
+from pipeline.models.store import load_language_model
 
 WARM_UP_TOKENS = 8  # the first calls choose kernels and fill the allocator's pools
 MEASURED_TOKENS = 128  # enough for a 95th percentile that six outliers do not decide
@@ -51,7 +51,7 @@ def measure(folder: Path, prompt: str) -> dict[str, Any]:
         `rss_bytes` at rest with the model loaded, `peak_bytes` of the whole process, `latencies_ms` of each
         measured token, `threads`.
     """
-    model, description = load_model(folder)
+    model, description = load_language_model(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     ids = [description["bos_id"], *tokenizer.encode(prompt)]
     gc.collect()

@@ -19,7 +19,7 @@ from pipeline.evaluation.budgets import Verdict, as_dicts, judge, overall
 from pipeline.evaluation.metrics import language_metrics, quantile
 from pipeline.files import read_artefact, sha256_file, verify_manifest
 from pipeline.models.generate import generate
-from pipeline.models.store import BEST, read_model
+from pipeline.models.store import BEST, read_language_model
 from pipeline.tasks.language_model import score
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def validate_model(
     verify_manifest(model_folder, rebuild=_REBUILD_MODEL)
     verify_manifest(tokenizer_folder, rebuild=_REBUILD_TOKENIZER)
     require_same_tokenizer(model_folder, tokenizer_folder)
-    model, description = read_model(model_folder)
+    model, description = read_language_model(model_folder)
     metadata = read_artefact(tokenizer_folder / "tokenizer.json", "tokenizer")
     heldout = read_tokens(tokenizer_folder, split, metadata)
     counts = metadata["splits"][split]

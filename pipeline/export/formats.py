@@ -231,10 +231,10 @@ def open_pytorch(path: Path, threads: int) -> Run:
     """Open a model folder with torch."""
     import torch
 
-    from pipeline.models.store import load_model
+    from pipeline.models.store import load_language_model
 
     torch.set_num_threads(threads)
-    return _run_in_torch(load_model(path)[0])
+    return _run_in_torch(load_language_model(path)[0])
 
 
 # The table
@@ -278,9 +278,9 @@ def write_formats(model_folder: Path, folder: Path, *, formats: list[str], opset
         ArtifactError: the model folder is damaged.
         ExportError: a format cannot be written; names it.
     """
-    from pipeline.models.store import load_model
+    from pipeline.models.store import load_language_model
 
-    source = Source(load_model(model_folder)[0], model_folder, opset)
+    source = Source(load_language_model(model_folder)[0], model_folder, opset)
     _copy_beside(model_folder, folder)
     for name in formats:
         FORMATS[name].write(source, folder / FORMATS[name].file)

@@ -18,7 +18,7 @@ from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.checks import Check, Outcome, Subject, checks_for
 from pipeline.export.formats import FORMATS, REBUILD
 from pipeline.files import MANIFEST, read_artefact
-from pipeline.models.store import load_model
+from pipeline.models.store import load_language_model
 
 REPORT_FORMAT = 1
 _STATUS_WORD = {"passed": "✅ passed", "warning": "⚠️ warning", "failed": "❌ failed"}
@@ -44,7 +44,7 @@ def check_export(folder: Path, model_folder: Path) -> dict[str, Any]:
     if manifest.get("stage") != "export":
         raise ExportError("the folder is not an export", where=str(folder), hint=f"make one with: {REBUILD}")
     settings = manifest["sections"]["export"]
-    model, description = load_model(model_folder)
+    model, description = load_language_model(model_folder)
     with Subject(
         model=model,
         description=description,

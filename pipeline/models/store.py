@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ArtifactError
 from pipeline.files import read_artefact, verify_manifest, write_artefact
+from pipeline.models.model import Model
+from pipeline.models.table import build_model
 from pipeline.models.transformer import Transformer
 
 MODEL_FORMAT = 1
@@ -17,20 +19,20 @@ BEST, FINAL, DESCRIPTION = "model.safetensors", "final.safetensors", "model.json
 _REBUILD = "foundry run --from train --force"
 
 
-def save_model(folder: Path, model: Transformer, description: dict[str, Any], *, weights: str = BEST) -> None:
+def save_model(folder: Path, model: Model, description: dict[str, Any], *, weights: str = BEST) -> None:
     """Write a model's weights and description into a folder (its manifest is the caller's to write).
 
     Args:
         folder: an existing folder.
         model: its state goes into `weights`, a safetensors file.
-        description: goes into model.json; `description["model"]` holds the arguments of `Transformer`.
+        description: goes into model.json; `description["model"]` holds the arguments of the model's class.
         weights: name of the weights file.
     """
     save_file(model.state_dict(), folder / weights, metadata={"format": "pt"})
     write_artefact(folder / DESCRIPTION, "model", {"format_version": MODEL_FORMAT, **description})
 
 
-def load_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str, Any]]:
+def load_model(folder: Path, weights: str = BEST) -> tuple[Model, dict[str, Any]]:
     """Open a model folder, after checking every file of it against its manifest.
 
     Returns:
@@ -44,16 +46,39 @@ def load_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str
     return read_model(folder, weights)
 
 
-def read_model(folder: Path, weights: str = BEST) -> tuple[Transformer, dict[str, Any]]:
+def load_language_model(folder: Path) -> tuple[Transformer, dict[str, Any]]:
+    """Open the folder of a model that writes text. See `load_model`.
+
+    Raises:
+        ArtifactError: the folder is damaged, or holds a model of another task.
+    """
+    verify_manifest(folder, rebuild=_REBUILD)
+    return read_language_model(folder)
+
+
+def read_language_model(folder: Path) -> tuple[Transformer, dict[str, Any]]:
+    """Open the folder of a model that writes text, whose manifest has already been checked.
+
+    Raises:
+        ArtifactError: it holds a model of another task.
+    """
+    model, description = read_model(folder)
+    if not isinstance(model, Transformer):
+        message = f"{description['model_name']} does not write text: it was trained for {description['task_type']}"
+        raise ArtifactError(message, where=str(folder), hint="take the folder of a language model")
+    return model, description
+
+
+def read_model(folder: Path, weights: str = BEST) -> tuple[Model, dict[str, Any]]:
     """Open a model folder whose manifest has already been checked. See `load_model`."""
     description = read_artefact(folder / DESCRIPTION, "model")
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-        model = Transformer(**description["model"])
+        model = build_model(description["model"])
     fill(model, load_file(folder / weights), where=folder / weights)
     return model.eval(), description
 
 
-def fill(model: Transformer, state: dict[str, torch.Tensor], *, where: Path) -> None:
+def fill(model: Model, state: dict[str, torch.Tensor], *, where: Path) -> None:
     """Give a model built on the meta device its weights, and recompute the tables that are not stored.
 
     Raises:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.models.model import Model
+
 ModelType = Literal["llama", "gpt"]
 
 
@@ -160,7 +162,7 @@ class Block(nn.Module):
         return functional.dropout(x, self.dropout, training=self.training)
 
 
-class Transformer(nn.Module):
+class Transformer(Model):
     """A decoder-only language model.
 
     Args:
@@ -278,6 +280,10 @@ class Transformer(nn.Module):
         looked_up += 0 if self.lm_head is None else self.embed_tokens.weight.numel()
         weights = sum(parameter.numel() for parameter in self.parameters()) - looked_up
         return 6.0 * weights + 12.0 * len(self.layers) * self.d_model * self.max_seq_len
+
+    def flops_per_row(self) -> float:
+        """Floating-point operations that training spends on one sequence of full length."""
+        return self.flops_per_token() * self.max_seq_len
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """(B, T) token ids → (B, T, V) logits of the token that follows each.

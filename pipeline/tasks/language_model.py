@@ -3,18 +3,74 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.data.batches import IGNORED
+from pipeline.data.batches import IGNORED, Batches
+from pipeline.data.encoded import EncodedSplit
+from pipeline.data.tokenizer import Tokenizer
+from pipeline.models.generate import generate
 from pipeline.models.transformer import Transformer
+from pipeline.tasks.task import Evaluation, Sample
 
 
-def loss_sum(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
+class LanguageModel:
+    """Predict each next token of a stream of documents, which is cut into windows.
+
+    Args:
+        tokenizer: that encoded the documents.
+        max_seq_len: T, tokens of a window.
+    """
+
+    def __init__(self, *, tokenizer: Tokenizer, max_seq_len: int) -> None:
+        self._tokenizer, self._length = tokenizer, max_seq_len
+
+    @classmethod
+    def open(cls, folder: Path, arguments: Mapping[str, Any]) -> Self:
+        """The task of an encoded corpus or a model folder. See `table.TaskType`."""
+        return cls(tokenizer=Tokenizer.load(folder / "tokenizer.model"), max_seq_len=arguments["max_seq_len"])
+
+    def batches(self, split: EncodedSplit, *, batch_size: int, seed: int) -> Batches:
+        """Windows of (B, T) ids and the (B, T) ids that follow them. See `Task`."""
+        return Batches(split.tokens, length=self._length, batch_size=batch_size, seed=seed)
+
+    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        """Cross-entropy over the targets that count, summed. See `Task`."""
+        ids, targets = batch
+        return loss_sum(model, ids, targets)
+
+    def evaluate(self, model: nn.Module, split: EncodedSplit) -> Evaluation:
+        """The loss, and `bits_per_byte` of the split's text. See `Task`."""
+        nats, scored = score(model, split.tokens, max_seq_len=self._length)
+        return Evaluation(nats, scored, {"bits_per_byte": bits_per_byte(nats, split.counts["bytes"])})
+
+    def samples(
+        self, model: nn.Module, prompts: Sequence[str], *, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[Sample]:
+        """How the model continues the prompts. See `Task`."""
+        assert isinstance(model, Transformer)
+        samples = []
+        for prompt in prompts:
+            ids = generate(
+                model,
+                [self._tokenizer.bos_id, *self._tokenizer.encode(prompt)],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                stop_ids=(self._tokenizer.eos_id,),
+            )
+            samples.append(Sample(prompt, self._tokenizer.decode(list(ids))))
+        return samples
+
+
+def loss_sum(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
     """Sum over all targets that count of the cross-entropy in nats, for (B, T) ids and targets.
 
     A sum, not a mean: the caller divides by the tokens of the whole optimizer step, so that the way a step is
@@ -25,7 +81,7 @@ def loss_sum(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def score(
-    model: Transformer, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int = 16
+    model: nn.Module, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int = 16
 ) -> tuple[float, int]:
     """Score a whole split, every token after the first exactly once, in windows that do not overlap.
 
@@ -38,7 +94,7 @@ def score(
     Returns:
         The total negative log-likelihood in nats, and the number of tokens scored.
     """
-    device = model.embed_tokens.weight.device
+    device = next(model.parameters()).device
     total, scored = 0.0, 0
     starts = range(0, len(tokens) - 1, max_seq_len)
     for first in range(0, len(starts), batch_size):

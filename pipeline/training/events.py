@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,9 @@ class StepDone:
     learning_rate: float
     gradient_norm: float  # before clipping
     tokens_per_second: float  # since the step before, evaluation and checkpoints left out
-    val_loss: float | None  # nats per token
+    val_loss: float | None  # nats per target
     improved: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the evaluation, `val_loss` among them
 
 
 @dataclass(frozen=True)

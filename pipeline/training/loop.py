@@ -7,7 +7,7 @@ through a callable.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
 from pipeline.training.checkpoint import Checkpoint, restore
 from pipeline.training.events import Event, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
 from pipeline.training.progress import Progress
 from pipeline.training.saver import Saver
-from pipeline.training.step import BatchSource, Gradients, Stepper
+from pipeline.training.step import Gradients, Stepper
 
 Policy = Literal["stop", "skip", "rollback"]  # what to do about a step whose loss or gradient is not finite
 
@@ -48,9 +49,9 @@ def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: BatchSource,
-    loss_sum: Callable[[Tensor, Tensor], Tensor],
+    loss_sum: Callable[..., Tensor],
     learning_rate: Callable[[int], float],
-    evaluate: Callable[[], float] | None,
+    evaluate: Callable[[], Mapping[str, float]] | None,
     run_folder: Path,
     checkpoint: Checkpoint | None,
     total_steps: int,
@@ -75,9 +76,10 @@ def train(
         model: in training mode, on its device.
         optimizer: over the model's parameters.
         batches: see `BatchSource`.
-        loss_sum: inputs and targets of a batch → sum of the loss over its targets, in nats.
+        loss_sum: the tensors of a batch → sum of the loss over its targets, in nats.
         learning_rate: of an optimizer step, counted from 1.
-        evaluate: the loss on held-out data in nats per token, leaving all random states alone; None: there is none.
+        evaluate: metrics of held-out data, `val_loss` in nats per target among them, leaving all random states alone;
+            None: there is none.
         run_folder: where checkpoints go; its lock is held.
         checkpoint: to go on from.
         total_steps: optimizer steps of the whole run, from `planned_steps`.
@@ -157,8 +159,9 @@ def train(
         epoch_ends = last == batches.per_epoch
         run_ends = progress.step == total_steps
         due = epoch_ends if eval_every_n_steps is None else progress.step % eval_every_n_steps == 0
-        val_loss = evaluate() if evaluate is not None and (due or run_ends) else None
-        improved = val_loss is not None and progress.judge(val_loss, min_delta=min_delta, patience=patience)
+        metrics = evaluate() if evaluate is not None and (due or run_ends) else {}
+        val_loss = metrics.get("val_loss")
+        improved = bool(metrics) and progress.judge(metrics, min_delta=min_delta, patience=patience)
         if taken:
             emit(
                 StepDone(
@@ -171,6 +174,7 @@ def train(
                     tokens_per_second=found.tokens / seconds,
                     val_loss=val_loss,
                     improved=improved,
+                    metrics=metrics,
                 )
             )
         if epoch_ends or run_ends or progress.stopped_early:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ class Progress:
     epoch_tokens: int = 0
     best_val_loss: float | None = None
     best_step: int | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)  # of the evaluation at `best_step`
     last_val_loss: float | None = None
     last_loss: float | None = None
     evaluations_without_gain: int = 0
@@ -54,18 +56,20 @@ class Progress:
         self.skipped_steps += 1
         self.flawed_in_a_row += 1
 
-    def judge(self, val_loss: float, *, min_delta: float, patience: int | None) -> bool:
+    def judge(self, metrics: Mapping[str, float], *, min_delta: float, patience: int | None) -> bool:
         """Note an evaluation; say whether it is the best so far.
 
         Raises:
             TrainingError: it is not a finite number.
         """
+        val_loss = metrics["val_loss"]
         if not math.isfinite(val_loss):
             raise TrainingError("the validation loss is not a finite number", hint="lower training.learning_rate")
         self.last_val_loss = val_loss
         improved = self.best_val_loss is None or val_loss < self.best_val_loss - min_delta
         if improved:
             self.best_val_loss, self.best_step = val_loss, self.step
+            self.best_metrics = dict(metrics)
         self.evaluations_without_gain = 0 if improved else self.evaluations_without_gain + 1
         self.stopped_early = not improved and patience is not None and self.evaluations_without_gain >= patience
         return improved

@@ -10,26 +10,12 @@ import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.batches import BatchSource
 from pipeline.errors import TrainingError, is_out_of_memory
-
-
-class BatchSource(Protocol):
-    """Where batches come from. Everything is a pure function of epoch and index."""
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches of an epoch."""
-
-    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """(B, T) inputs and (B, T) targets."""
-
-    def targets_in(self, epoch: int, index: int) -> int:
-        """How many targets of that batch count."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +41,7 @@ class Stepper:
         model: in training mode, on its device.
         optimizer: over the model's parameters.
         batches: see `BatchSource`.
-        loss_sum: inputs and targets → sum of the loss over the targets that count, in nats.
+        loss_sum: the tensors of a batch, or of some rows of it → sum of the loss over the targets that count, in nats.
         max_grad_norm: gradients are scaled down to this norm; None never.
         rows: most rows of a micro-batch; None takes whole batches.
         on_smaller: told the new number of rows whenever memory made it smaller.
@@ -66,7 +52,7 @@ class Stepper:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         batches: BatchSource,
-        loss_sum: Callable[[Tensor, Tensor], Tensor],
+        loss_sum: Callable[..., Tensor],
         *,
         max_grad_norm: float | None,
         rows: int | None,
@@ -125,12 +111,10 @@ class Stepper:
         tokens = sum(self._batches.targets_in(epoch, index) for index in indices)
         nats = 0.0
         for index in indices:
-            ids, targets = self._batches.batch(epoch, index)
-            rows = self.rows or len(ids)
-            for piece, expected in zip(torch.split(ids, rows), torch.split(targets, rows), strict=True):
-                loss = self._loss_sum(
-                    piece.to(self._device, non_blocking=True), expected.to(self._device, non_blocking=True)
-                )
+            batch = self._batches.batch(epoch, index)
+            rows = self.rows or len(batch[0])
+            for pieces in zip(*(torch.split(tensor, rows) for tensor in batch), strict=True):
+                loss = self._loss_sum(*(piece.to(self._device, non_blocking=True) for piece in pieces))
                 (loss / tokens).backward()  # type: ignore[no-untyped-call]
                 nats += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit).item()
@@ -140,7 +124,7 @@ class Stepper:
         rows = self.rows or len(self._batches.batch(epoch, indices.start)[0])
         if rows == 1:
             hint = "make model.max_seq_len or the model smaller, or end other programs"
-            raise TrainingError("there is not enough memory for a single sequence", hint=hint)
+            raise TrainingError("there is not enough memory for a single row", hint=hint)
         self._free()
         self.rows = rows // 2
         self._on_smaller(self.rows)

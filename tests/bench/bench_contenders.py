@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ CONTENDERS = {
 
 def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     """Model, batches, loss and execution as the train stage makes them (on the processor, whatever else there is)."""
-    from pipeline.data.batches import Batches, read_tokens
+    from pipeline.data.batches import Batches
+    from pipeline.data.encoded import map_array
     from pipeline.models.transformer import Transformer
-    from pipeline.stages.train_run import _prepare_loss
+    from pipeline.stages.train_setup import prepare_loss
+    from pipeline.tasks.language_model import loss_sum
     from pipeline.training import hardware
 
     if settings["deterministic"]:
@@ -55,7 +58,7 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     hardware.keep_freed_memory()
     torch.manual_seed(0)
     model = Transformer(**settings["model"]).train()
-    tokens = read_tokens(Path(settings["tokens"]), settings["dtype"])
+    tokens = map_array(Path(settings["tokens"]), settings["dtype"])
     length = settings["model"]["max_seq_len"]
     batches = Batches(tokens, length=length, batch_size=settings["batch_size"], seed=0)
     execution = hardware.choose_execution(
@@ -66,7 +69,9 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
         num_threads=settings["threads"],
         flops=model.flops_per_token() * settings["run_tokens"],
     )
-    loss, execution = _prepare_loss(model, execution, batches, fullgraph=False, dynamic=False, insist=False)
+    loss, execution = prepare_loss(
+        partial(loss_sum, model), model, execution, batches, fullgraph=False, dynamic=False, insist=False
+    )
     return model, batches, loss, execution
 
 

@@ -219,6 +219,7 @@ def _description(shape: dict[str, Any]) -> dict[str, Any]:
     trained = {"run_id": "00000000-0000-4000-8000-000000000000", "seconds": 1.0, "steps": 1, "tokens": 1}
     return {
         "model_name": "bench",
+        "task_type": "lm",
         "model": shape,
         "bos_id": 1,
         "eos_id": 2,

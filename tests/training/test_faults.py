@@ -102,7 +102,7 @@ def test_memory_that_does_not_suffice_for_one_row_ends_the_run(make_bench: Make)
     bench = make_bench()
     bench.loss = partial(only_for, 0, "forward")
 
-    with pytest.raises(TrainingError, match="not enough memory for a single sequence"):
+    with pytest.raises(TrainingError, match="not enough memory for a single row"):
         bench.start()
 
 

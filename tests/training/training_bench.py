@@ -102,7 +102,7 @@ class Bench:
                 min_lr_ratio=0.1,
                 decay_ratio=0.2,
             ),
-            evaluate=self.evaluate,
+            evaluate=lambda: {"val_loss": self.evaluate()},
             run_folder=self.folder,
             checkpoint=checkpoint,
             total_steps=total,

@@ -1,0 +1,111 @@
+"""An encoded split: what the tokenizer stage leaves of a corpus, and all that training and validation read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtifactError
+from pipeline.files import read_artefact
+
+METADATA = "tokenizer.json"
+_IDS = "ids"  # a type that tokenizer.json names: `uint16` or `uint32`, whichever holds the vocabulary
+
+# Kind → array → how its file's name ends after that of the split, and the type of its entries (little-endian).
+ARRAYS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "tokens": {"tokens": (".bin", _IDS), "offsets": (".offsets.bin", "int64")},
+}
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """One split of an encoded corpus, mapped into memory.
+
+    In the folder of the tokenizer stage stands `tokenizer.json`, whatever the corpus is made of, and per split one flat
+    little-endian file for each array of its `kind`:
+
+    * `tokens`: `<split>.bin` is `tokens` (N,), the ids of all documents one after the other, each as `<s> ids </s>`, of
+      the type that `dtype` says; `<split>.offsets.bin` is `offsets` (D + 1,) int64, where each document starts, and
+      the end.
+
+    A split without documents has empty files. `metadata["splits"][name]` counts what the files hold (`documents` and
+    more, by kind), `metadata["classes"]` lists the names of classes in the order of their numbers.
+
+    Attributes:
+        name: train, validation or test.
+        metadata: tokenizer.json.
+        arrays: name → read-only array.
+    """
+
+    name: str
+    metadata: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def documents(self) -> int:
+        """How many documents it has: texts, pairs or pictures."""
+        return int(self.counts["documents"])
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """What tokenizer.json counts in this split."""
+        counts: Mapping[str, Any] = self.metadata["splits"][self.name]
+        return counts
+
+    @property
+    def tokens(self) -> NDArray[Any]:
+        """The (N,) ids of all its documents, for kinds made of text."""
+        return self.arrays["tokens"]
+
+
+def read_encoded(folder: Path, split: str) -> EncodedSplit:
+    """Map a split of an encoded corpus into memory.
+
+    Args:
+        folder: of the tokenizer stage; its manifest has been verified.
+        split: train, validation or test.
+
+    Raises:
+        ArtifactError: a file is missing, or tokenizer.json is not one.
+    """
+    metadata = read_metadata(folder)
+    arrays = {
+        name: map_array(folder / f"{split}{ending}", metadata["dtype"] if dtype == _IDS else dtype)
+        for name, (ending, dtype) in ARRAYS[metadata["kind"]].items()
+    }
+    return EncodedSplit(split, metadata, arrays)
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The tokenizer.json of an encoded corpus or of a model folder.
+
+    Raises:
+        ArtifactError: it is missing, or something else.
+    """
+    metadata: dict[str, Any] = read_artefact(folder / METADATA, "tokenizer")
+    return metadata
+
+
+def map_array(path: Path, dtype: str) -> NDArray[Any]:
+    """Map a flat little-endian array into memory, read-only.
+
+    Args:
+        path: its file.
+        dtype: of its entries, such as `uint16`.
+
+    Raises:
+        ArtifactError: there is no such file.
+    """
+    entry = np.dtype(dtype).newbyteorder("<")
+    try:
+        if path.stat().st_size == 0:  # an empty file cannot be mapped
+            return np.zeros(0, dtype=entry)
+    except FileNotFoundError as error:
+        hint = "build it again with: foundry run --from tokenizer --force"
+        raise ArtifactError("the file is missing", where=str(path), hint=hint) from error
+    return np.memmap(path, dtype=entry, mode="r")

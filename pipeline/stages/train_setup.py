@@ -1,0 +1,188 @@
+"""What a training run is made of: task, model, batches, what it executes on, and the loss, built from a spec."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import console
+from pipeline.data.batches import BatchSource
+from pipeline.data.encoded import EncodedSplit, read_encoded
+from pipeline.errors import TrainingError
+from pipeline.models.model import Model
+from pipeline.models.table import build_model
+from pipeline.spec import Spec
+from pipeline.tasks.table import TASKS
+from pipeline.tasks.task import Task
+from pipeline.training import hardware
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.hardware import Execution, choose_execution
+from pipeline.training.loop import planned_steps
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the loop needs and that does not change while it runs.
+
+    Attributes:
+        task: what is learned.
+        model: in training mode, on its device.
+        arguments: of the model's class.
+        batches: of the training split.
+        held_out: the validation split; it may be empty.
+        total_steps: optimizer steps of the whole run.
+        execution: device, precision, threads, and the compile mode that really runs.
+        loss: the tensors of a batch → the sum of the loss, at the run's precision, compiled if the run compiles.
+    """
+
+    task: Task
+    model: Model
+    arguments: dict[str, Any]
+    batches: BatchSource
+    held_out: EncodedSplit
+    total_steps: int
+    execution: Execution
+    loss: Callable[..., Tensor]
+
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of the validation split, in float32 whatever the training precision."""
+        self.model.eval()
+        found = self.task.evaluate(self.model, self.held_out)
+        self.model.train()
+        return found.to_dict()
+
+
+def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
+    """Build a run.
+
+    Args:
+        spec: the experiment.
+        encoded: the verified output folder of its tokenizer stage.
+        checkpoint: that the run will go on from; what was measured then is not measured again.
+
+    Raises:
+        TrainingError: this machine cannot do what the spec insists on.
+        ArtifactError: there is too little to learn from.
+    """
+    training, seed = spec.training, spec.reproducibility.random_seed
+    if spec.reproducibility.deterministic:
+        hardware.make_deterministic()
+    hardware.keep_freed_memory()
+    _seed_everything(seed)
+
+    task_type = TASKS[spec.task.task_type]
+    train_split = read_encoded(encoded, "train")
+    arguments = {key: value for key, value in spec.section("model").items() if key != "model_name"}
+    arguments |= task_type.sizes(train_split.metadata)
+    model = build_model(arguments)
+    task = task_type.open(encoded, arguments)
+    batches = task.batches(train_split, batch_size=training.batch_size, seed=seed)
+    total_steps = planned_steps(
+        batches_per_epoch=batches.per_epoch,
+        accumulation=training.gradient_accumulation_steps,
+        epochs=training.epochs,
+        max_steps=training.max_steps,
+    )
+    rows_per_step = training.batch_size * training.gradient_accumulation_steps
+    execution = _execution(spec, flops=model.flops_per_row() * rows_per_step * total_steps, checkpoint=checkpoint)
+    model.to(execution.device).train()
+    loss, execution = prepare_loss(
+        partial(task.loss, model),
+        model,
+        execution,
+        batches,
+        fullgraph=spec.hardware.compile_fullgraph,
+        dynamic=spec.hardware.compile_dynamic,
+        insist=spec.hardware.compile_mode not in ("auto", None),
+    )
+    return Setup(
+        task=task,
+        model=model,
+        arguments=arguments,
+        batches=batches,
+        held_out=read_encoded(encoded, "validation"),
+        total_steps=total_steps,
+        execution=execution,
+        loss=loss,
+    )
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - whatever a library draws from it should be the same again
+    torch.manual_seed(seed)
+
+
+def _execution(spec: Spec, *, flops: float, checkpoint: Checkpoint | None) -> Execution:
+    if spec.hardware.compile_mode == "auto" and hardware.worth_compiling(flops) and not hardware.has_compiler():
+        console.warn("without a C++ compiler the model is not compiled and trains slower: install g++")
+    return choose_execution(
+        device=spec.hardware.device,
+        precision=spec.hardware.precision,
+        use_amp=spec.hardware.use_amp,
+        compile_mode=spec.hardware.compile_mode,
+        num_threads=spec.hardware.num_threads,
+        flops=flops,
+        earlier=checkpoint.state["execution"] if checkpoint else None,
+    )
+
+
+def prepare_loss(
+    loss: Callable[..., Tensor],
+    model: Model,
+    execution: Execution,
+    batches: BatchSource,
+    *,
+    fullgraph: bool,
+    dynamic: bool,
+    insist: bool,
+) -> tuple[Callable[..., Tensor], Execution]:
+    """The loss of a batch at the run's precision, compiled if the run compiles and the machine can.
+
+    Args:
+        loss: the tensors of a batch → the sum of its loss.
+        model: that it computes with.
+        execution: what the run executes on.
+        batches: the first one is what compilation is tried on.
+        fullgraph: see torch.compile, as for the next.
+        dynamic: shapes may change.
+        insist: a compiler that does not work is an error, not a warning.
+
+    Raises:
+        TrainingError: the compiler does not work, and the run insists on it.
+    """
+    mixed = execution.precision == "bf16-mixed"
+
+    def plain(*batch: Tensor) -> Tensor:
+        with torch.autocast(execution.device, torch.bfloat16, enabled=mixed):
+            return loss(*batch)
+
+    if execution.compile_mode is None:
+        return plain, execution
+    console.say(f"compiling the model ({execution.compile_mode}); kernels are kept for later runs")
+    began = time.monotonic()
+    compiled = torch.compile(plain, mode=execution.compile_mode, fullgraph=fullgraph, dynamic=dynamic)
+    try:
+        with torch.random.fork_rng():  # a trial must leave no trace in the run
+            trial = compiled(*(tensor.to(execution.device) for tensor in batches.batch(0, 0)))
+            trial.backward()  # type: ignore[no-untyped-call]
+    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:  # noqa: SLF001
+        reason = str(error).strip().splitlines()[0]
+        if insist:
+            hint = "install what it asks for, or set hardware.compile_mode to auto or null"
+            raise TrainingError(f"torch.compile does not work here: {reason}", hint=hint) from error
+        console.warn(f"torch.compile does not work here, training runs eager and slower: {reason}")
+        model.zero_grad(set_to_none=True)
+        return plain, replace(execution, compile_mode=None)
+    model.zero_grad(set_to_none=True)
+    console.say(f"compiled in {console.duration(time.monotonic() - began)}")
+    return compiled, execution

@@ -1,0 +1,29 @@
+"""The tasks there are: `task.task_type` of a spec → how it is built. Adding a task is a file and a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.tasks.language_model import LanguageModel
+from pipeline.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """A row.
+
+    Attributes:
+        open: (folder with tokenizer.json and tokenizer.model, arguments of the model's class) → the task.
+        sizes: tokenizer.json → the arguments of the model's class that follow from the encoded corpus.
+    """
+
+    open: Callable[[Path, Mapping[str, Any]], Task]
+    sizes: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+TASKS: Mapping[str, TaskType] = {
+    "lm": TaskType(LanguageModel.open, lambda metadata: {"vocab_size": metadata["vocab_size"]}),
+}
