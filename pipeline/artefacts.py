@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,12 +36,14 @@ class Artefact:
         rebuild: the command that makes it again.
         form: one JSON value, or rows: JSON Lines, or CSV with a header. The schema of rows describes one row.
         schema: the file of its schema in `schemas/v1`; empty: `artefact/<kind>.json`.
+        variants: what its key `kind` can say → the row whose schema it has then.
     """
 
     names: tuple[str, ...]
     rebuild: str
     form: Literal["json", "jsonl", "csv"] = "json"
     schema: str = ""
+    variants: Mapping[str, str] = field(default_factory=dict)
 
 
 def _from(stage: str) -> str:
@@ -53,8 +55,12 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "manifest": Artefact(("manifest.json",), "foundry run --force"),
     "dvc_outcome": Artefact(("status/dvc.json",), "foundry run"),
     "stage_status": Artefact(("status/*.json",), "foundry run"),
-    "corpus_report": Artefact(("reports/corpus.json",), _from("corpus")),
-    "tokenizer_report": Artefact(("reports/tokenizer.json",), _from("tokenizer")),
+    "corpus_report": Artefact(("reports/corpus.json",), _from("corpus"), variants={"pictures": "picture_report"}),
+    "picture_report": Artefact(("reports/corpus.json",), _from("corpus")),
+    "tokenizer_report": Artefact(
+        ("reports/tokenizer.json",), _from("tokenizer"), variants={"pictures": "picture_tokenizer_report"}
+    ),
+    "picture_tokenizer_report": Artefact(("reports/tokenizer.json",), _from("tokenizer")),
     "training_metrics": Artefact(("reports/training_metrics.json",), _from("train")),
     "history": Artefact(("reports/history.csv",), _from("train"), form="csv"),
     "validation_report": Artefact(("reports/validation.json",), _from("validate")),
@@ -62,7 +68,8 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "document": Artefact(
         tuple(f"corpus/{split}.jsonl" for split in ("train", "validation", "test")), _from("corpus"), form="jsonl"
     ),
-    "tokenizer": Artefact(("tokenizer.json",), _from("tokenizer")),
+    "pictures": Artefact(("corpus/pictures.json",), _from("corpus")),
+    "tokenizer": Artefact(("tokenizer.json",), _from("tokenizer"), variants={"pictures": "pictures"}),
     "model": Artefact(("model.json",), _from("train")),
     "spec": Artefact(("spec.json",), _from("train"), schema="bundle/experiment.json"),
     "samples": Artefact(("validation/samples.json",), _from("validate")),
@@ -124,8 +131,13 @@ def mismatches(kind: str, value: Any) -> list[Mismatch]:
         kind: a row of `ARTEFACTS`.
         value: what is in the file, as `json.loads` returns it, or one row of it.
     """
-    found = {message for error in _validator(kind).iter_errors(value) for message in _explained(error)}
+    found = {message for error in _validator(_variant(kind, value)).iter_errors(value) for message in _explained(error)}
     return sorted(found, key=lambda mismatch: ([str(key) for key in mismatch.keys], mismatch.message))
+
+
+def _variant(kind: str, value: Any) -> str:
+    said = value.get("kind") if isinstance(value, dict) else None
+    return ARTEFACTS[kind].variants.get(said, kind) if isinstance(said, str) else kind
 
 
 def check_artefact(kind: str, value: Any, where: Path | str, *, rebuild: str = "") -> None:

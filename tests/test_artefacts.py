@@ -56,7 +56,11 @@ OPEN = {
     ("lock", "settings"): "settings of the spec",
 }
 # Kinds that a command of its own writes, whose tests hold it to the schema.
-ELSEWHERE = {"lock": "foundry lock", "resume_certificate": "foundry prove-resume"}
+ELSEWHERE = {
+    "lock": "foundry lock",
+    "resume_certificate": "foundry prove-resume",
+    **dict.fromkeys(("pictures", "picture_report", "picture_tokenizer_report"), "stages at work on pictures"),
+}
 KINDS = [kind for kind in ARTEFACTS if kind not in ELSEWHERE]
 
 

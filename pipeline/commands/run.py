@@ -92,21 +92,23 @@ def plan(first: str | None) -> Plan:
 
 
 def changed_sources() -> str:
-    """The first of the user's own text files that is not what the corpus was built from; empty if none.
+    """The first of the user's own text or picture files that is not what the corpus was built from; empty if none.
 
     DVC does not know these files: the spec names them, not dvc.yaml.
     """
+    from pipeline.data.pictures import files_of_folder
     from pipeline.data.sources import files_of
     from pipeline.files import MANIFEST, sha256_file
     from pipeline.spec import load_spec
 
     source = load_spec(DEFAULT_SPEC).section("dataset")["source"]
     manifest = OUTPUT_OF["corpus"] / MANIFEST
-    if source["kind"] != "files" or not manifest.is_file():
+    if source["kind"] not in ("files", "image_folder") or not manifest.is_file():
         return ""
     try:
         recorded: dict[str, str] = read_artefact(manifest, "manifest")["inputs"]
-        files = files_of(source["paths"], Path())
+        texts = source["kind"] == "files"
+        files = files_of(source["paths"], Path()) if texts else files_of_folder(source["path"], Path())
         now = {name: sha256_file(path) for name, path in files.items()}
     except (FoundryError, OSError):
         return ""  # a stage finds the same and says what to do about it

@@ -233,7 +233,7 @@ def files_of(paths: list[str], project: Path) -> dict[str, Path]:
             real = os.path.realpath(path)
             if real not in seen:
                 seen.add(real)
-                files[_name(path, project)] = path
+                files[name_of(path, project)] = path
     return files
 
 
@@ -266,7 +266,12 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _name(path: Path, project: Path) -> str:
+def name_of(path: Path, project: Path) -> str:
+    """What a file of the project is called in corpora, reports and messages: its path from there, or its whole path.
+
+    Raises:
+        CorpusError: the name is not UTF-8.
+    """
     # Not resolve(): a link is called what the user calls it.
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(project))  # noqa: PTH100
     name = (absolute.relative_to(base) if absolute.is_relative_to(base) else path).as_posix()

@@ -75,7 +75,7 @@ def by_document(documents: Sequence[Document], shares: dict[str, float], seed: i
     """Send each document to the split in whose part of [0, 1) it stands."""
     splits: Splits = {name: [] for name in SPLITS}
     for document in documents:
-        splits[_split_of(document.id, shares, seed)].append(document)
+        splits[split_of(document.id, shares, seed)].append(document)
     return splits
 
 
@@ -107,7 +107,8 @@ METHODS: dict[str, Callable[[Sequence[Document], dict[str, float], int], Splits]
 }
 
 
-def _split_of(document_id: str, shares: dict[str, float], seed: int) -> str:
+def split_of(document_id: str, shares: dict[str, float], seed: int) -> str:
+    """The split in whose part of [0, 1) a document stands."""
     place = place_of(document_id, seed)
     if place < shares["test"]:
         return "test"
@@ -144,7 +145,7 @@ def _empty_split(
         return CorpusError(message, hint="use more text, or set the share to 0")
     wanted = {split for split, share in shares.items() if share > 0}
     for seed in range(_SEEDS_TRIED if count >= len(wanted) else 0):
-        if wanted <= {_split_of(document.id, shares, seed) for document in documents}:
+        if wanted <= {split_of(document.id, shares, seed) for document in documents}:
             hint = f"set dataset.split_seed: {seed}, which gives every split a document, or split_method: contiguous"
             return CorpusError(message, hint=hint)
     return CorpusError(message, hint="set dataset.split_method: contiguous, which divides long documents too")

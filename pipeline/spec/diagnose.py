@@ -49,6 +49,8 @@ CODES = {
     "E0409": "a special token that is always there",
     "E0410": "numbers of CUDA devices for a processor",
     "E0411": "several machines for a strategy of one process",
+    "E0421": "task for another kind of source",
+    "E0422": "pictures of an unknown kind of colour",
     "E0601": "a configuration of an earlier system",
     "E0602": "a configuration of one of several earlier systems",
     "E0603": "neither a document of today nor one of an earlier system",

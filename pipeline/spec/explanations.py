@@ -288,6 +288,22 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {strategy: dp, num_nodes: 2}\n",
         "hardware: {strategy: ddp, num_nodes: 2}\n",
     ),
+    "E0421": Explanation(
+        "Pictures and texts become different arrays, and a task is about one of them: vision_classification needs a "
+        "source of pictures (`digits`, `image_folder`), every other task a source of text.",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: lm}\n",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\n",
+        head="schema_version: 1\nname: example\n",
+    ),
+    "E0422": Explanation(
+        "`image_size` begins with the channels: 1 for grey, 3 for colour. A first number like 32 mostly means that "
+        "height, width and channels stand in another order.",
+        "dataset:\n  source: {kind: image_folder, path: pictures, image_size: [32, 32, 3]}\n"
+        "task: {task_type: vision_classification}\n",
+        "dataset:\n  source: {kind: image_folder, path: pictures, image_size: [3, 32, 32]}\n"
+        "task: {task_type: vision_classification}\n",
+        head="schema_version: 1\nname: example\n",
+    ),
     # Rules of other documents
     "E0501": Explanation(
         "A model that predicts the next token must not see it, so it is a decoder; encoders see the whole text.",

@@ -129,6 +129,35 @@ def one_process_stays_on_one_machine(strategy: str | None, num_nodes: int) -> Fi
     return f"strategy dp works inside one process and cannot use {num_nodes} machines", "set strategy to ddp"
 
 
+PICTURE_KINDS = ("digits", "image_folder")  # of dataset.source
+_OF_PICTURES = ("vision_classification", "vision_multilabel")  # tasks
+
+
+def task_is_about_the_source(task_type: str, kind: str) -> Finding:
+    """Pictures are for tasks about pictures, and texts for the others."""
+    if (task_type in _OF_PICTURES) == (kind in PICTURE_KINDS):
+        return None
+    if kind in PICTURE_KINDS:
+        return (
+            f"task_type {task_type} is about text, but source kind {kind} has pictures",
+            "set task.task_type to vision_classification",
+        )
+    return (
+        f"task_type {task_type} is about pictures, but source kind {kind} has text",
+        f"set dataset.source.kind to {' or '.join(PICTURE_KINDS)}",
+    )
+
+
+def pictures_are_grey_or_coloured(image_size: list[int] | None) -> Finding:
+    """Files hold one channel of grey or three of colour."""
+    if image_size is None or image_size[0] in (1, 3):
+        return None
+    return (
+        f"image_size asks for {image_size[0]} channels, but pictures have 1 (grey) or 3 (colour)",
+        "write it as [channels, height, width], for example [3, 32, 32]",
+    )
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -154,8 +183,17 @@ _EXPERIMENT = (
     Rule("E0409", ("tokenizer.special_tokens",), special_tokens_are_new),
     Rule("E0410", ("hardware.devices", "hardware.device"), numbered_devices_are_graphics_processors),
     Rule("E0411", ("hardware.strategy", "hardware.num_nodes"), one_process_stays_on_one_machine),
+    Rule("E0421", ("task.task_type", "dataset.source.kind"), task_is_about_the_source),
+    Rule("E0422", ("dataset.source.image_size",), pictures_are_grey_or_coloured),
     *ODD_EXPERIMENT,
 )  # fmt: skip
+
+_HAS_PICTURES = "the source has pictures"
+
+
+def _is_of_pictures(kind: str) -> bool:
+    return kind in PICTURE_KINDS
+
 
 # Only values that differ from the default are reported: a complete spec spells out settings that happen to be idle.
 _EXPERIMENT_UNREAD = (
@@ -223,6 +261,24 @@ _EXPERIMENT_UNREAD = (
         "validation.temperature",
         lambda temperature: temperature == 0,
         "temperature 0 always takes the likeliest token",
+    ),
+    *(
+        Unread(name, "dataset.source.kind", _is_of_pictures, _HAS_PICTURES)
+        for name in (
+            "dataset.cleaning.normalize_unicode",
+            "dataset.cleaning.strip_control_characters",
+            "dataset.cleaning.strip_markdown",
+            "dataset.cleaning.drop_duplicate_paragraphs",
+            "dataset.cleaning.min_document_characters",
+            "dataset.split_method",
+            "dataset.min_corpus_characters",
+            "tokenizer.tokenizer_type",
+            "tokenizer.vocab_size",
+            "tokenizer.character_coverage",
+            "tokenizer.byte_fallback",
+            "tokenizer.special_tokens",
+            "tokenizer.max_sentence_length",
+        )
     ),
     Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "formats has no onnx"),
 )

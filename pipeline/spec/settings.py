@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 class SourceSettings(TypedDict, total=False):
     """Where the documents come from."""
 
-    kind: Literal["wheel", "url", "files"]
+    kind: Literal["wheel", "url", "files", "digits", "image_folder"]
     package: str
     version: str
     sha256: str | None
@@ -19,6 +19,9 @@ class SourceSettings(TypedDict, total=False):
     paths: list[str]
     format: Literal["auto", "text", "markdown", "jsonl"]
     text_field: str
+    path: str
+    image_size: list[int]
+    fit: Literal["crop", "pad", "stretch", "exact"]
 
 
 class CleaningSettings(TypedDict, total=False):
@@ -33,7 +36,7 @@ class CleaningSettings(TypedDict, total=False):
 
 
 class DatasetSettings(TypedDict, total=False):
-    """The text to learn from: where it comes from, how it is cleaned and how it is split."""
+    """What to learn from, texts or pictures: where it comes from, how it is cleaned and how it is split."""
 
     dataset_name: str
     source: SourceSettings

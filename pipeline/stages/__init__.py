@@ -21,6 +21,9 @@ CODE_OF = {
         "pipeline/data/download.py",
         "pipeline/data/leakage.py",
         "pipeline/data/markdown.py",
+        "pipeline/data/picture_arrays.py",
+        "pipeline/data/picture_corpus.py",
+        "pipeline/data/pictures.py",
         "pipeline/data/sources.py",
         "pipeline/data/splits.py",
         "pipeline/stages/corpus.py",
@@ -28,6 +31,8 @@ CODE_OF = {
     "tokenizer": (
         "pipeline/data/documents.py",
         "pipeline/data/encode.py",
+        "pipeline/data/picture_arrays.py",
+        "pipeline/data/splits.py",
         "pipeline/data/tokenizer.py",
         "pipeline/stages/tokenizer.py",
     ),

@@ -1,4 +1,4 @@
-"""The tokenizer stage: learns the pieces from the training split and encodes all splits."""
+"""The tokenizer stage: learns the pieces from the training split and encodes all splits; carries pictures on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from pipeline import console
 from pipeline.data import encode
 from pipeline.data.documents import read_split
+from pipeline.data.picture_arrays import DESCRIPTION, carry_on
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.files import manifest_hash, output_folder, verify_manifest, write_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.command(cls=StageCommand)
 @click.option("--spec", "spec_path", type=click.Path(path_type=Path), default=DEFAULT_SPEC, show_default=True)
 def main(spec_path: Path) -> None:
-    """Train the tokenizer of a spec and encode the corpus with it."""
+    """Train the tokenizer of a spec and encode the corpus with it; pictures are carried on as they are."""
     with stage("tokenizer", spec_path) as spec:
         build(spec)
 
@@ -34,6 +35,9 @@ def build(spec: Spec) -> None:
     settings = spec.section("tokenizer")
     corpus, target = OUTPUT_OF["corpus"], OUTPUT_OF["tokenizer"]
     verify_manifest(corpus, rebuild="foundry run --from corpus --force")
+    if (corpus / DESCRIPTION).is_file():
+        _carry_pictures_on(spec)
+        return
 
     started = time.monotonic()
     model = train_tokenizer((document.text for document in read_split(corpus / "train.jsonl")), **settings)
@@ -54,6 +58,22 @@ def build(spec: Spec) -> None:
     report = encode.report(tokenizer, counts, checked, settings=settings)
     write_artefact(REPORTS / "tokenizer.json", "tokenizer_report", report)
     _say(report, training_seconds=trained - started, encoding_seconds=encoded - trained)
+
+
+def _carry_pictures_on(spec: Spec) -> None:
+    """Make the same outputs from a corpus of pictures, which need no tokenizer."""
+    corpus = OUTPUT_OF["corpus"]
+    with output_folder(
+        OUTPUT_OF["tokenizer"],
+        stage="tokenizer",
+        sections={"tokenizer": spec.section("tokenizer")},
+        inputs={"corpus": manifest_hash(corpus)},
+        spec_hash=lock_of(spec, "tokenizer").hash,
+    ) as folder:
+        report = carry_on(corpus, folder)
+    write_artefact(REPORTS / "tokenizer.json", "tokenizer_report", report)
+    count = sum(split["documents"] for split in report["splits"].values())
+    console.say(f"tokenizer: nothing to train, {count:,} pictures are learned from as they are")
 
 
 def _say(report: dict[str, Any], *, training_seconds: float, encoding_seconds: float) -> None:
