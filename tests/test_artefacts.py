@@ -54,6 +54,8 @@ OPEN = {
     ("model", "model"): "arguments of the model's class",
     ("health_report", "details"): "figures of one check",
     ("lock", "settings"): "settings of the spec",
+    ("resume_certificate", "settings"): "settings of the spec",
+    ("resume_certificate", "overrides"): "settings of the spec",
 }
 # Kinds that a command of its own writes, whose tests hold it to the schema.
 ELSEWHERE = {

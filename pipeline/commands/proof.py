@@ -1,8 +1,8 @@
 """Proof that a training run which is killed ends like one that is not: real processes, real kills, the state compared.
 
 Two folders hold the same spec and the same encoded corpus. In one the train stage runs undisturbed. In the other it is
-killed (SIGKILL) again and again, between steps, in the middle of steps and in the middle of saving a checkpoint, and
-started again each time. Both keep their last checkpoint, and every item of it must be equal, bit for bit.
+killed (SIGKILL) again and again and started anew: at random moments, in the middle of a step, and inside the writing of
+a checkpoint. Both keep their last checkpoint, and every item of it must be equal, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import __version__
 from pipeline.console import Progress
 from pipeline.errors import FoundryError
 from pipeline.files import canonical_json, read_artefact, sha256_bytes, sha256_file, write_json
@@ -29,10 +31,15 @@ if TYPE_CHECKING:
 
     from pipeline.spec import Spec
 
-_LOOK_SECONDS = 0.002  # between two looks at a run: a save takes some tens of milliseconds
-_SAVE_SECONDS = 0.05  # after a save began, within which it is cut off
+STAGE = (sys.executable, "-m", "pipeline.commands.killable")
+REACHED = Path("reached.json")  # where a halted run says where it stands
+KINDS = ("moment", "accumulation", "save")  # what a kill falls into, in turn
+
+_LOOK_SECONDS = 0.002  # between two looks at a run
 _TAIL_BYTES = 4096  # of a record: more than one row
 _SAVES_PER_KILL = 4  # so that a kill loses little and there is always a save to cut off soon
+_FILE_OPERATIONS = 24  # of a save; with a larger number the last one is meant
+_LATEST = 0.95  # of a run: kills come before this share of its steps
 
 
 class ProofError(FoundryError):
@@ -40,124 +47,244 @@ class ProofError(FoundryError):
 
 
 @dataclass(frozen=True)
+class Aim:
+    """Where a run is to be killed.
+
+    Attributes:
+        during: one of `KINDS`, or `never`.
+        after: optimizer steps that it must have recorded.
+        number: which backward pass of the step, or which file operation of the save.
+    """
+
+    during: str
+    after: int = 0
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Kill:
     """One kill.
 
     Attributes:
-        during: `step`, a random moment; or `save`, while a checkpoint was being written.
+        during: one of `KINDS`.
+        place: where in the program, in words.
         after_step: the last step that the run had recorded.
+        epoch: the pass over the data that it hit, from 1.
+        mid_epoch: whether that pass had begun and not ended.
     """
 
     during: str
+    place: str
     after_step: int
+    epoch: int
+    mid_epoch: bool
 
 
-def prove(
-    spec: Spec,
-    *,
-    encoded: Path,
-    kills: int,
-    steps: int | None,
-    seed: int,
-    scratch: Path,
-    compiled: Path,
-    shown: Callable[[str, int], Progress],
-    after_kill: Callable[[Path], None] | None = None,
-) -> dict[str, Any]:
-    """Carry out the proof and return its certificate.
+@dataclass(frozen=True)
+class Ended:
+    """A run that was left alone, to its end.
 
-    Args:
+    Attributes:
+        metrics: its training_metrics.json.
+        epoch_of: the epoch of each step, from 1; both counted from 1.
+        items: every item of what it holds → the SHA-256 of it.
+        seconds: wall-clock time.
+    """
+
+    metrics: dict[str, Any]
+    epoch_of: dict[int, int]
+    items: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Survived:
+    """A run that was killed and started anew, to its end.
+
+    Attributes:
+        kills: what was done to it.
+        resumed: the steps after which it went on.
+        items: every item of what it holds → the SHA-256 of it.
+        seconds: wall-clock time.
+    """
+
+    kills: list[Kill]
+    resumed: list[int]
+    items: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What both runs of a proof share.
+
+    Attributes:
         spec: the experiment.
         encoded: the output folder of its tokenizer stage.
-        kills: how often the run is killed; every third time while it saves.
-        steps: optimizer steps of the run; None takes those of the spec.
-        seed: of the moments of the kills.
-        scratch: an empty folder to work in.
         compiled: where compiled kernels are kept.
         shown: label and number of steps → where progress goes.
-        after_kill: called with the run's folder after each kill; tests damage it to see that the proof fails.
-
-    Raises:
-        ProofError: a run ended by itself before it should, with its last lines.
+        stage: the command that starts the train stage under a watch; tests start one that forgets something.
     """
-    straight = _Project(scratch / "straight", _values(spec, steps), encoded, compiled)
-    straight.finish(shown)
-    metrics = read_artefact(straight.folder / "reports/training_metrics.json", "training_metrics")
-    total = metrics["final_metrics"]["total_steps"]
-    if total <= kills:
-        raise ProofError(f"{kills} kills do not fit into a run of {total} steps", hint="take fewer kills or more steps")
 
-    changed = _values(spec, steps)
-    # Neither changes the weights, which is part of what is proven.
-    changed["checkpointing"] |= {"save_every_n_steps": max(1, total // (_SAVES_PER_KILL * max(1, kills)))}
-    changed["logging"] |= {"log_every_n_steps": 1}
-    killed = _Project(scratch / "killed", changed, encoded, compiled)
-    rng = random.Random(seed)
-    aims = sorted(rng.sample(range(1, max(2, int(total * 0.95))), kills))
-    progress = shown("killed run", total)
-    done = [
-        killed.kill(
-            during="save" if number % 3 == 1 else "step", after=aim, rng=rng, progress=progress, told=after_kill
-        )
-        for number, aim in enumerate(aims)
-    ]
-    progress.stop()
-    killed.finish(shown)
+    spec: Spec
+    encoded: Path
+    compiled: Path
+    shown: Callable[[str, int], Progress]
+    stage: Sequence[str] = STAGE
 
-    items = {"straight": final_state(straight.folder, spec), "killed": final_state(killed.folder, spec)}
-    compared = {
-        name: {
-            "straight": items["straight"][name],
-            "killed": items["killed"][name],
-            "equal": items["straight"][name] == items["killed"][name],
+    def leave_alone(self, folder: Path) -> Ended:
+        """Train in an empty folder, undisturbed.
+
+        Raises:
+            ProofError: the run ended by itself before it should, with its last lines.
+        """
+        began = time.monotonic()
+        values = self.spec.to_dict()
+        values["logging"] |= {"log_every_n_steps": 1}
+        project = _Project(folder, values, self)
+        project.finish(self.shown)
+        metrics = read_artefact(folder / "reports/training_metrics.json", "training_metrics")
+        rows = read_artefact(folder / "reports/history.csv", "history")
+        epoch_of = {row["step"]: row["epoch"] for row in rows}
+        return Ended(metrics, epoch_of, final_state(folder, self.spec), time.monotonic() - began)
+
+    def kill_again_and_again(self, folder: Path, straight: Ended, *, kills: int, seed: int) -> Survived:
+        """Train in an empty folder, killed at points that a seed decides, and started anew each time.
+
+        Raises:
+            ProofError: there are fewer steps than kills, or the run ended by itself before it should.
+        """
+        began = time.monotonic()
+        total = len(straight.epoch_of)
+        if total <= kills:
+            message = f"{kills} kills do not fit into a run of {total} steps"
+            raise ProofError(message, hint="take fewer kills or more steps")
+        rng = random.Random(seed)
+        every = max(1, total // (_SAVES_PER_KILL * kills))
+        values = self.spec.to_dict()
+        # Neither changes the weights, which is part of what is proven.
+        values["checkpointing"] |= {"save_every_n_steps": every}
+        values["logging"] |= {"log_every_n_steps": 1}
+        project = _Project(folder, values, self)
+        progress = self.shown("killed run", total)
+        done = []
+        for number, after in enumerate(_steps_to_kill_after(straight.epoch_of, kills=kills, rng=rng)):
+            during = KINDS[number % len(KINDS)]
+            most = _FILE_OPERATIONS if during == "save" else max(1, self.spec.training.gradient_accumulation_steps - 1)
+            place, step = project.kill(Aim(during, after, rng.randint(1, most)), rng=rng, progress=progress)
+            done.append(_kill(during, place, step, straight.epoch_of))
+        progress.stop()
+        project.finish(self.shown)
+        return Survived(done, project.resumed(), final_state(folder, self.spec), time.monotonic() - began)
+
+    def certificate(
+        self, straight: Ended, killed: Survived, *, seed: int, overrides: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What came out.
+
+        Args:
+            straight: the run that was left alone.
+            killed: the other one.
+            seed: of the points of the kills.
+            overrides: dotted setting → value that the proof took instead of the spec's.
+        """
+        from pipeline.spec.lock import lock_of
+
+        names = straight.items | killed.items  # an item that only one of them has is a difference, too
+        compared = {
+            name: {
+                "straight": straight.items.get(name),
+                "killed": killed.items.get(name),
+                "equal": straight.items.get(name) == killed.items.get(name),
+            }
+            for name in names
         }
-        for name in items["straight"]
-    }
+        lock = lock_of(self.spec)
+        return {
+            "format_version": 1,
+            "toolkit_version": __version__,
+            "experiment": self.spec.name,
+            "spec_hash": lock.hash,
+            "settings": lock.settings,
+            "overrides": dict(overrides),
+            "code_hash": _code_hash(),
+            "execution": straight.metrics["execution"],
+            "steps": len(straight.epoch_of),
+            "epochs": max(straight.epoch_of.values()),
+            "accumulation": self.spec.training.gradient_accumulation_steps,
+            "seed": seed,
+            "kills": [asdict(kill) for kill in killed.kills],
+            "points": points(killed.kills),
+            "resumed_after_steps": killed.resumed,
+            "seconds": {"straight": round(straight.seconds, 1), "killed": round(killed.seconds, 1)},
+            "items": compared,
+            "equal": all(item["equal"] for item in compared.values()),
+        }
+
+
+def points(kills: Sequence[Kill]) -> dict[str, int]:
+    """How many kills fell into each kind of point that matters; one kill can count in several."""
+    of_an_epoch = Counter(kill.epoch for kill in kills)
     return {
-        "format_version": 1,
-        "experiment": spec.name,
-        "spec_hash": spec.hash(),
-        "steps": total,
-        "accumulation": spec.training.gradient_accumulation_steps,
-        "seed": seed,
-        "execution": metrics["execution"],
-        "kills": [vars(kill) for kill in done],
-        "resumed_after_steps": killed.resumed(),
-        "items": compared,
-        "equal": all(item["equal"] for item in compared.values()),
+        "mid_epoch": sum(kill.mid_epoch for kill in kills),
+        "mid_accumulation": sum(kill.during == "accumulation" for kill in kills),
+        "inside_a_checkpoint_write": sum(kill.during == "save" for kill in kills),
+        "twice_in_one_epoch": sum(number for number in of_an_epoch.values() if number > 1),
     }
 
 
-def _values(spec: Spec, steps: int | None) -> dict[str, Any]:
-    values = spec.to_dict()
-    if steps is not None:
-        values["training"]["max_steps"] = steps
-    return values
+def _steps_to_kill_after(epoch_of: Mapping[int, int], *, kills: int, rng: random.Random) -> list[int]:
+    """Random steps in order. The first two, whose kills do not wait for a save, share an epoch that is long enough."""
+    latest = max(2, int(len(epoch_of) * _LATEST))
+    chosen = sorted(rng.sample(range(1, latest), kills))
+    first = chosen[0]
+    near = [step for step in range(first + 1, latest) if epoch_of.get(step + 1) == epoch_of[first]]
+    if kills > 1 and near and chosen[1] not in near:
+        chosen[1] = rng.choice(near)
+    return chosen
+
+
+def _kill(during: str, place: str, after_step: int, epoch_of: Mapping[int, int]) -> Kill:
+    last, following = epoch_of.get(after_step, 1), epoch_of.get(after_step + 1)
+    epoch = last if during == "save" or following is None else following
+    return Kill(during, place, after_step, epoch, during == "accumulation" or (after_step > 0 and last == following))
+
+
+def _code_hash() -> str:
+    """The SHA-256 of the code that shapes the result of training."""
+    from pipeline.stages import CODE_OF
+
+    source = Path(__file__).resolve().parents[2]
+    paths = [source / name for name in CODE_OF["train"]]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
+    return sha256_bytes(canonical_json({str(file.relative_to(source)): sha256_file(file) for file in files}).encode())
 
 
 class _Project:
     """A folder in which the train stage runs."""
 
-    def __init__(self, folder: Path, values: Mapping[str, Any], encoded: Path, compiled: Path) -> None:
+    def __init__(self, folder: Path, values: Mapping[str, Any], proof: Proof) -> None:
         self.folder = folder
         (folder / "artifacts").mkdir(parents=True)
-        (folder / "artifacts/tokenizer").symlink_to(encoded.resolve(), target_is_directory=True)
+        (folder / "artifacts/tokenizer").symlink_to(proof.encoded.resolve(), target_is_directory=True)
         write_json(folder / "spec.json", values)
+        self._stage = proof.stage
         self._log = folder / "log.txt"
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("FOUNDRY_", "DVC_"))},
-            "TORCHINDUCTOR_CACHE_DIR": str(compiled.resolve()),
+            "TORCHINDUCTOR_CACHE_DIR": str(proof.compiled.resolve()),
         }
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, aim: Aim) -> subprocess.Popen[bytes]:
         """Start the train stage, in a process group of its own."""
-        command = [sys.executable, "-m", "pipeline.stages.train", "--spec", "spec.json", "--keep-run"]
+        watch = (aim.during, str(aim.after), str(aim.number))
+        command = [*self._stage, *watch, "--spec", "spec.json", "--keep-run"]
         with self._log.open("a") as log:
             return subprocess.Popen(command, cwd=self.folder, env=self._environment, stderr=log, start_new_session=True)
 
     def finish(self, shown: Callable[[str, int], Progress]) -> None:
         """Run to the end."""
-        process = self.start()
+        process = self.start(Aim("never"))
         progress: Progress | None = None
         told = 0
         try:
@@ -165,7 +292,7 @@ class _Project:
                 time.sleep(0.1)
                 if (total := self._total()) and progress is None:
                     progress = shown(f"{self.folder.name} run", total)
-                if progress is not None and (done := self.steps_done()) > told:
+                if progress is not None and (done := steps_done(self.folder)) > told:
                     progress.update(done)
                     told = done
         except BaseException:
@@ -177,49 +304,31 @@ class _Project:
         if process.returncode != 0:
             raise self._ended(process.returncode, "before it was done")
 
-    def kill(
-        self,
-        *,
-        during: str,
-        after: int,
-        rng: random.Random,
-        progress: Progress,
-        told: Callable[[Path], None] | None,
-    ) -> Kill:
-        """Start the run, let it get past a step, and kill it."""
-        process = self.start()
-        began = time.monotonic()
+    def kill(self, aim: Aim, *, rng: random.Random, progress: Progress) -> tuple[str, int]:
+        """Start the run, let it get where it is to be killed, and kill it: the place, and the last step recorded."""
+        reached = self.folder / REACHED
+        reached.unlink(missing_ok=True)
+        process = self.start(aim)
+        told = 0
         try:
-            first = self.steps_done()
-            while (done := self.steps_done()) < after or (during == "save" and not self._is_saving()):
+            while not reached.exists():
                 if process.poll() is not None:
-                    raise self._ended(process.returncode, f"before it could be killed after step {after}")
-                progress.update(done)
+                    raise self._ended(process.returncode, f"before it could be killed after step {aim.after}")
+                if (done := steps_done(self.folder)) > told:
+                    progress.update(done)
+                    told = done
                 time.sleep(_LOOK_SECONDS)
-            a_step = (time.monotonic() - began) / max(1, done - first)
-            time.sleep(rng.uniform(0, _SAVE_SECONDS if during == "save" else a_step))
+            said = json.loads(reached.read_text(encoding="utf-8"))
+            if aim.during == "moment":  # the others stand still by now
+                time.sleep(rng.uniform(0, 2 * said["step_seconds"]))  # a step and what follows it
         finally:
             _end(process)
-        if told is not None:
-            told(self.folder)
-        return Kill(during, self.steps_done())
-
-    def steps_done(self) -> int:
-        """The last step that the run has recorded."""
-        for record in self.folder.glob(".work/runs/*/record.jsonl"):
-            with record.open("rb") as file:
-                file.seek(max(0, record.stat().st_size - _TAIL_BYTES))
-                lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-            return int(json.loads(lines[-1])["step"]) if lines else 0
-        return 0
+        return said["place"], steps_done(self.folder)
 
     def resumed(self) -> list[int]:
         """The steps after which the run went on."""
         said = [line.split() for line in self._log.read_text().splitlines() if line.startswith("resuming after step ")]
         return [int(words[3]) for words in said]
-
-    def _is_saving(self) -> bool:
-        return any(self.folder.glob(".work/runs/*/.tmp-*"))
 
     def _total(self) -> int:
         """The steps of the run, once it has said how many."""
@@ -232,6 +341,16 @@ class _Project:
     def _ended(self, code: int, when: str) -> ProofError:
         lines = self._log.read_text().strip().splitlines()[-3:]
         return ProofError(f"the train stage ended with {code} {when}: {' / '.join(lines)}", where=str(self._log))
+
+
+def steps_done(project: Path) -> int:
+    """The last step that the run in a project has recorded; 0 before the first."""
+    for record in project.glob(".work/runs/*/record.jsonl"):
+        with record.open("rb") as file:
+            file.seek(max(0, record.stat().st_size - _TAIL_BYTES))
+            lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+    return 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -261,26 +380,36 @@ def final_state(project: Path, spec: Spec) -> dict[str, str]:
         seed=spec.reproducibility.random_seed,
     )
     epoch, cursor = divmod(progress["epoch"] * batches.per_epoch + progress["cursor"], batches.per_epoch)
-    moments = {kind: {} for kind in ("exp_avg", "exp_avg_sq", "step")}  # type: dict[str, dict[str, Tensor]]
+    moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in checkpoint.moments.items():
         kind, _, parameter = name.partition(":")
         moments[kind][parameter] = tensor
-    counters = {name: value for name, value in progress.items() if not name.endswith("seconds")}
+    rows = read_artefact(project / "reports/history.csv", "history")
     return {
         "weights": _digest(checkpoint.weights),
         "best weights": sha256_file(best_weights(folder)),
         "exported weights": sha256_file(project / "artifacts/model/model.safetensors"),
-        "first moments": _digest(moments["exp_avg"]),
-        "second moments": _digest(moments["exp_avg_sq"]),
-        "optimizer steps": _digest(moments["step"]),
+        **{f"optimizer: {kind}": _digest(tensors) for kind, tensors in sorted(moments.items())},
         **{
-            f"random state of {name}": sha256_bytes(canonical_json(state).encode())
+            f"random state: {name}": _hash(state)
             for name, state in checkpoint.random.items()
             if name != "format_version"
         },
-        "place, counters and losses": sha256_bytes(canonical_json(counters).encode()),
+        **{
+            f"progress: {name}": _hash(value)
+            for name, value in progress.items()
+            if not name.endswith("seconds")  # how long it took is another matter
+        },
+        **{
+            f"every step: {name}": _hash([row[name] for row in rows])
+            for name in ("epoch", "learning_rate", "loss", "gradient_norm", "val_loss")
+        },
         "next batch": _digest(dict(zip(("ids", "targets"), batches.batch(epoch, cursor), strict=True))),
     }
+
+
+def _hash(value: Any) -> str:
+    return sha256_bytes(canonical_json(value).encode())
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

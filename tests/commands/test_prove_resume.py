@@ -8,13 +8,14 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from pipeline.artefacts import check_artefact
-from pipeline.commands.proof import ProofError, prove
-from pipeline.console import Progress
-from pipeline.files import write_json, write_manifest
+from pipeline.commands.proof import Ended, Proof, ProofError, _kill, _steps_to_kill_after
 from pipeline.spec import load_spec
 
 pytestmark = pytest.mark.e2e
@@ -26,8 +27,8 @@ dataset: {source: {kind: files, paths: [text.txt]}, split_method: contiguous}
 tokenizer: {vocab_size: 300}
 model: {d_model: 32, num_layers: 2, num_heads: 2, d_ff: 64, max_seq_len: 32, dropout: 0.1}
 training: {epochs: 100, max_steps: 240, batch_size: 8, gradient_accumulation_steps: 2}
-hardware: {num_threads: 1, precision: 32-true, compile_mode: null}
-checkpointing: {save_every_n_steps: 100}
+hardware: {num_threads: 1, precision: 32-true, compile_mode: default}
+checkpointing: {save_every_n_steps: 40}
 """
 
 
@@ -38,7 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "specs/experiment.yaml").write_text(SPEC)
     words = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "while", "wizards", "box"]
     draw = random.Random(1)
-    (folder / "text.txt").write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(400)))
+    (folder / "text.txt").write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(200)))
     for stage in ("corpus", "tokenizer"):
         subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}"], cwd=folder, check=True, capture_output=True)
     return folder
@@ -50,62 +51,116 @@ def foundry(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment, check=False)
 
 
-def test_a_killed_run_is_certified_equal_item_by_item(project: Path) -> None:
-    done = foundry(project, "--kills", "3", "-o", "reports/certificate.json")
+OTHERWISE = ("--steps", "90", "--precision", "bf16-mixed", "--eager", "--set", "model.dropout=0.2")
 
+
+@pytest.fixture(scope="module")
+def proven(project: Path) -> dict[str, Any]:
+    """The certificate of a run that was killed three times, and what the command printed."""
+    done = foundry(project, "--kills", "3", "-o", "docs/certificates/tiny.json", *OTHERWISE)
     assert done.returncode == 0, done.stderr
-    certificate = json.loads((project / "reports/certificate.json").read_text())
-    check_artefact("resume_certificate", certificate, "certificate")
-    assert certificate["equal"]
-    assert {item["equal"] for item in certificate["items"].values()} == {True}
-    assert {"weights", "second moments", "random state of torch", "next batch"} < certificate["items"].keys()
-    assert certificate["steps"] == 240
-    assert [kill["during"] for kill in certificate["kills"]] == ["step", "save", "step"]
-    assert len(certificate["resumed_after_steps"]) >= 2
-    page = (project / "reports/certificate.md").read_text()
+    return {**json.loads((project / "docs/certificates/tiny.json").read_text()), "printed": done.stdout}
+
+
+def test_a_killed_run_is_certified_equal_item_by_item(project: Path, proven: dict[str, Any]) -> None:
+    printed = proven.pop("printed")
+    page = (project / "docs/certificates/tiny.md").read_text()
+
+    check_artefact("resume_certificate", proven, "certificate")
+    assert proven["equal"]
+    assert {item["equal"] for item in proven["items"].values()} == {True}
+    assert {"weights", "optimizer: exp_avg_sq", "random state: torch", "next batch"} < proven["items"].keys()
+    assert {"progress: cursor", "progress: tokens", "every step: learning_rate"} < proven["items"].keys()
+    assert proven["steps"] == 90
+    assert len(proven["resumed_after_steps"]) >= 2
     assert page.startswith("# Resume of tiny: Equal, bit for bit.")
-    assert done.stdout == f"{page}\n"
+    assert all(f"`{item['straight'][:16]}…`" in page for item in proven["items"].values())
+    assert printed == f"{page}\n"
     assert not list((project / ".work").glob("proof-*"))
 
 
-def test_damage_between_a_kill_and_the_restart_is_found(project: Path, tmp_path: Path) -> None:
-    def lose_the_place(folder: Path) -> None:
-        for checkpoint in folder.glob(".work/runs/*/checkpoint-*"):
-            state = json.loads((checkpoint / "state.json").read_text())
-            state["progress"]["epoch"] += 1  # a sampler that goes on with other data
-            write_json(checkpoint / "state.json", state)
-            write_manifest(checkpoint, stage="train", sections={}, inputs={})
+def test_kills_fall_into_every_kind_of_point_that_the_certificate_names(proven: dict[str, Any]) -> None:
+    places = [kill["place"] for kill in proven["kills"]]
 
-    certificate = prove(
-        load_spec(project / "specs/experiment.yaml"),
-        encoded=project / "artifacts/tokenizer",
-        kills=1,
-        steps=120,
-        seed=3,
-        scratch=tmp_path,
-        compiled=tmp_path / "compiled",
-        shown=lambda label, total: Progress(label, total, "steps"),
-        after_kill=lose_the_place,
-    )
+    assert [kill["during"] for kill in proven["kills"]] == ["moment", "accumulation", "save"]
+    assert places[:2] == ["a random moment", "after backward pass 1 of a step"]  # of two
+    assert places[2].startswith("inside the writing of a checkpoint, before ")
+    assert min(proven["points"].values()) >= 1
+    assert proven["points"]["twice_in_one_epoch"] >= 2
 
-    assert certificate["resumed_after_steps"], "the damaged checkpoint was used"
-    assert not certificate["equal"]
-    assert not certificate["items"]["weights"]["equal"]
-    assert not certificate["items"]["place, counters and losses"]["equal"]
+
+def test_what_is_set_for_the_proof_alone_stands_in_the_certificate(project: Path, proven: dict[str, Any]) -> None:
+    overrides = {"hardware.precision": "bf16-mixed", "hardware.compile_mode": None, "model.dropout": 0.2}
+
+    assert proven["overrides"] == {**overrides, "training.max_steps": 90}
+    assert proven["settings"] == {**proven["settings"], **proven["overrides"]}
+    assert proven["execution"]["precision"] == "bf16-mixed"
+    assert "`hardware.precision: bf16-mixed`" in (project / "docs/certificates/tiny.md").read_text()
+    assert (project / "specs/experiment.yaml").read_text() == SPEC
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--precision", "banana"), "`hardware.precision`"),
+        (("--set", "training.batch_size=0"), "`training.batch_size`"),
+        (("--set", "training"), "`training` sets nothing"),
+    ],
+)
+def test_a_wrong_override_is_refused_before_anything_runs(project: Path, option: tuple[str, str], said: str) -> None:
+    done = foundry(project, *option)
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_too_short_for_its_kills_is_refused(project: Path, tmp_path: Path) -> None:
+    proof = Proof(load_spec(project / "specs/experiment.yaml"), project, tmp_path, lambda *_: pytest.fail("it began"))
+    straight = Ended(metrics={}, epoch_of=dict.fromkeys(range(1, 5), 1), items={}, seconds=0.0)
+
     with pytest.raises(ProofError, match="5 kills do not fit into a run of 4 steps"):
-        prove(
-            load_spec(project / "specs/experiment.yaml"),
-            encoded=project / "artifacts/tokenizer",
-            kills=5,
-            steps=4,
-            seed=0,
-            scratch=tmp_path,
-            compiled=tmp_path / "compiled",
-            shown=lambda label, total: Progress(label, total, "steps"),
-        )
+        proof.kill_again_and_again(tmp_path, straight, kills=5, seed=0)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    share=st.floats(0.01, 0.9),
+    seed=st.integers(0, 100),
+)
+def test_the_steps_to_kill_after_are_in_order_and_two_share_an_epoch_where_there_is_room(
+    lengths: list[int], share: float, seed: int
+) -> None:
+    epoch_of = dict(enumerate((epoch for epoch, length in enumerate(lengths, 1) for _ in range(length)), start=1))
+    kills = max(1, int((0.95 * len(epoch_of) - 1) * share))
+    assume(kills < int(0.95 * len(epoch_of)) - 1)
+
+    steps = _steps_to_kill_after(epoch_of, kills=kills, rng=random.Random(seed))
+
+    assert len(steps) == len(set(steps)) == kills
+    assert steps == sorted(steps)
+    assert min(steps) >= 1
+    assert max(steps) < 0.95 * len(epoch_of)
+    if kills > 1 and epoch_of[steps[0]] != epoch_of[steps[1]]:  # there was no room
+        assert epoch_of.get(steps[0] + 2) != epoch_of[steps[0]] or steps[0] + 2 > 0.95 * len(epoch_of)
+
+
+@pytest.mark.parametrize(
+    ("during", "after", "epoch", "middle"),
+    [
+        ("moment", 0, 1, False),
+        ("moment", 3, 1, True),
+        ("moment", 5, 2, False),  # between two epochs
+        ("accumulation", 5, 2, True),
+        ("save", 5, 1, False),
+        ("save", 10, 2, False),
+        ("moment", 10, 2, False),
+    ],
+)
+def test_a_kill_knows_the_epoch_that_it_hit(during: str, after: int, epoch: int, middle: bool) -> None:
+    kill = _kill(during, "somewhere", after, {step: 1 if step < 6 else 2 for step in range(1, 11)})
+
+    assert (kill.epoch, kill.mid_epoch) == (epoch, middle)
 
 
 def test_a_project_without_an_encoded_corpus_is_told_what_to_run(tmp_path: Path) -> None:
