@@ -3,7 +3,9 @@
 * `llama`: RMSNorm, rotary positions, SwiGLU, no biases. Every weight has the name it has in Hugging Face's
   Llama without the prefix `model.`, and the same layout, so the two map one to one.
 * `gpt`: LayerNorm, learned positions, GELU, biases; pre-norm as in GPT-2.
-* Both: grouped-query attention if asked for, an output projection tied to the embedding if asked for.
+* Both, if asked for: grouped-query attention, an output projection tied to the embedding, normalized queries and
+  keys, another feed-forward layer than that of the shape, projections into the residual stream that start at zero.
+* `llama` with normalized queries and keys is Qwen3's shape, and has the names of its weights.
 * Attention is written out (two matrix products and a masked softmax) where that is what export and the CPU
   do best, and calls the fused kernel on CUDA.
 
@@ -13,6 +15,7 @@ Shapes: B sequences, T tokens, S tokens seen so far, D = d_model, H heads, K key
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -22,6 +25,7 @@ from torch.nn import functional
 from pipeline.models.model import Model
 
 ModelType = Literal["llama", "gpt"]
+Activation = Literal["auto", "swiglu", "gelu", "relu2"]
 
 
 class Cache:
@@ -47,10 +51,33 @@ class Cache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
 
-class Attention(nn.Module):
-    """Causal self-attention with H query heads and K key/value heads."""
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm over the features of each head, computed in float32 whatever the precision around it."""
 
-    def __init__(self, *, d_model: int, num_heads: int, num_kv_heads: int, dropout: float, bias: bool) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, E) → (…, E)."""
+        return super().forward(x.float()).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H query heads and K key/value heads.
+
+    With `qk_norm`, the queries and keys of each head are normalized before positions turn them, so that scores cannot
+    grow with the weights (Dehghani et al., ViT-22B, arXiv:2302.05442, section 2; with RMSNorm as in Qwen3,
+    arXiv:2505.09388, section 2).
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int,
+        dropout: float,
+        bias: bool,
+        qk_norm: bool,
+        norm_epsilon: float,
+    ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = d_model // num_heads
@@ -59,6 +86,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(num_heads * self.head_dim, d_model, bias=bias)
+        self.q_norm = HeadNorm(self.head_dim, eps=norm_epsilon) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(self.head_dim, eps=norm_epsilon) if qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
@@ -68,6 +97,7 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, E)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, E)
         v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
@@ -100,11 +130,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class SwiGLU(nn.Module):
     """Gated feed-forward layer: down(silu(gate(x)) · up(x)). Shazeer, arXiv:2002.05202."""
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    def __init__(self, d_model: int, d_ff: int, *, bias: bool) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(d_model, d_ff, bias=False)
-        self.up_proj = nn.Linear(d_model, d_ff, bias=False)
-        self.down_proj = nn.Linear(d_ff, d_model, bias=False)
+        self.gate_proj = nn.Linear(d_model, d_ff, bias=bias)
+        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)
+        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D)."""
@@ -112,18 +142,33 @@ class SwiGLU(nn.Module):
         return out
 
 
-class GeluMLP(nn.Module):
-    """GPT-2's feed-forward layer: down(gelu(up(x))), with biases."""
+class PlainMLP(nn.Module):
+    """Feed-forward layer without a gate: down(activation(up(x)))."""
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    def __init__(self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor], *, bias: bool) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(d_model, d_ff)
-        self.down_proj = nn.Linear(d_ff, d_model)
+        self.activation = activation
+        self.up_proj = nn.Linear(d_model, d_ff, bias=bias)
+        self.down_proj = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        out: Tensor = self.down_proj(functional.gelu(self.up_proj(x)))
+        out: Tensor = self.down_proj(self.activation(self.up_proj(x)))
         return out
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)². So et al., Primer, arXiv:2109.08668, section 3.1."""
+    return functional.relu(x).square()
+
+
+# Activation → feed-forward layer of (D, inner width, with biases or not). `auto` is that of the model's shape.
+FEED_FORWARD: Mapping[str, Callable[[int, int, bool], nn.Module]] = {
+    "swiglu": lambda d_model, d_ff, bias: SwiGLU(d_model, d_ff, bias=bias),
+    "gelu": lambda d_model, d_ff, bias: PlainMLP(d_model, d_ff, functional.gelu, bias=bias),
+    "relu2": lambda d_model, d_ff, bias: PlainMLP(d_model, d_ff, relu_squared, bias=bias),
+}
+_ACTIVATION_OF: Mapping[ModelType, str] = {"llama": "swiglu", "gpt": "gelu"}
 
 
 class Block(nn.Module):
@@ -139,6 +184,8 @@ class Block(nn.Module):
         dropout: float,
         norm_epsilon: float,
         model_type: ModelType,
+        qk_norm: bool,
+        activation: Activation,
     ) -> None:
         super().__init__()
         llama = model_type == "llama"
@@ -146,10 +193,17 @@ class Block(nn.Module):
         self.dropout = dropout
         self.input_layernorm = norm(d_model, eps=norm_epsilon)
         self.self_attn = Attention(
-            d_model=d_model, num_heads=num_heads, num_kv_heads=num_kv_heads, dropout=dropout, bias=not llama
+            d_model=d_model,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            dropout=dropout,
+            bias=not llama,
+            qk_norm=qk_norm,
+            norm_epsilon=norm_epsilon,
         )
         self.post_attention_layernorm = norm(d_model, eps=norm_epsilon)
-        self.mlp = SwiGLU(d_model, d_ff) if llama else GeluMLP(d_model, d_ff)
+        kind = _ACTIVATION_OF[model_type] if activation == "auto" else activation
+        self.mlp = FEED_FORWARD[kind](d_model, d_ff, not llama)
 
     def forward(
         self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
@@ -180,6 +234,10 @@ class Transformer(Model):
         norm_epsilon: added to the variance in each normalization.
         init_std: standard deviation of the initial weights. Projections into the residual stream start at
             init_std / √(2 · num_layers), so that its variance does not grow with depth (GPT-2, section 2.3).
+        qk_norm: normalize queries and keys, see `Attention`.
+        activation: which feed-forward layer, a key of `FEED_FORWARD`; `auto` is that of the shape.
+        zero_init: projections into the residual stream start at zero, so that every block starts as the identity
+            (Zhang et al., Fixup, arXiv:1901.09321, section 3.2).
     """
 
     cos: Tensor
@@ -202,6 +260,9 @@ class Transformer(Model):
         rope_theta: float = 10000.0,
         norm_epsilon: float = 1e-5,
         init_std: float = 0.02,
+        qk_norm: bool = False,
+        activation: Activation = "auto",
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.vocab_size, self.d_model, self.max_seq_len = vocab_size, d_model, max_seq_len
@@ -219,12 +280,14 @@ class Transformer(Model):
                 dropout=dropout,
                 norm_epsilon=norm_epsilon,
                 model_type=model_type,
+                qk_norm=qk_norm,
+                activation=activation,
             )
             for _ in range(num_layers)
         )
         self.norm = (nn.RMSNorm if llama else nn.LayerNorm)(d_model, eps=norm_epsilon)
         self.lm_head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
-        self._initialize(init_std, num_layers)
+        self._initialize(init_std, 0.0 if zero_init else init_std / math.sqrt(2 * num_layers))
         self._rotary = (d_model // num_heads, rope_theta)
         self.build_tables(self.embed_tokens.weight.device)
 
@@ -236,8 +299,7 @@ class Transformer(Model):
         mask = torch.full((self.max_seq_len, self.max_seq_len), -math.inf, device=device).triu(1)
         self.register_buffer("mask", mask, persistent=False)
 
-    def _initialize(self, std: float, num_layers: int) -> None:
-        into_residual = std / math.sqrt(2 * num_layers)
+    def _initialize(self, std: float, into_residual: float) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=into_residual)

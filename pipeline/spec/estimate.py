@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations, pairwise
 from typing import Any, Literal
 
@@ -47,12 +47,22 @@ class Shape:
     model_type: str
     tie_embeddings: bool
     dropout: float
+    qk_norm: bool = False
+    activation: str = "auto"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward part has a third matrix, the gate."""
+        return self.activation == "swiglu" or (self.activation == "auto" and self.model_type == "llama")
 
     @property
     def tensors(self) -> int:
         """How many weight tensors the model has."""
-        of_a_layer = 9 if self.model_type == "llama" else 16  # biases make two of each projection and norm
-        of_the_rest = 2 if self.model_type == "llama" else 4  # embeddings, the last norm
+        projections, norms = 7 if self.gated else 6, 2
+        of_the_rest = 2  # embeddings, the last norm
+        if self.model_type == "gpt":  # biases make two of each projection and norm; positions are embedded
+            projections, norms, of_the_rest = 2 * projections, 2 * norms, 4
+        of_a_layer = projections + norms + 2 * self.qk_norm
         return self.num_layers * of_a_layer + of_the_rest + (not self.tie_embeddings)
 
 
@@ -63,9 +73,16 @@ def shape_of(model: Mapping[str, Any], vocab_size: int) -> Shape:
         model: the section.
         vocab_size: pieces of the tokenizer.
     """
-    names = ("d_model", "num_layers", "num_heads", "d_ff", "max_seq_len", "model_type", "tie_embeddings", "dropout")
+    names = tuple(field.name for field in fields(Shape) if field.name not in ("vocab_size", "num_kv_heads"))
     heads = model["num_kv_heads"] or model["num_heads"]
     return Shape(vocab_size=vocab_size, num_kv_heads=heads, **{name: model[name] for name in names})
+
+
+def matrices(shape: Shape) -> tuple[int, int]:
+    """Weights in the matrices of one block: of its attention and of its feed-forward part."""
+    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
+    attention = 2 * shape.d_model * shape.d_model + 2 * shape.d_model * keys  # queries and output, keys and values
+    return attention, (2 + shape.gated) * shape.d_model * shape.d_ff
 
 
 def parameters(shape: Shape) -> dict[str, int]:
@@ -73,9 +90,9 @@ def parameters(shape: Shape) -> dict[str, int]:
     width, inner, layers = shape.d_model, shape.d_ff, shape.num_layers
     keys = width // shape.num_heads * shape.num_kv_heads  # features of all key heads together
     gpt = shape.model_type == "gpt"
-    attention = 2 * width * width + 2 * width * keys  # queries and output, keys and values
-    feed_forward = (2 if gpt else 3) * width * inner
-    biases = (2 * width + 2 * keys, inner + width) if gpt else (0, 0)
+    attention, feed_forward = matrices(shape)
+    attention += 2 * (width // shape.num_heads) if shape.qk_norm else 0
+    biases = (2 * width + 2 * keys, inner * (1 + shape.gated) + width) if gpt else (0, 0)
     return {
         "embeddings": shape.vocab_size * width,
         "positions": shape.max_seq_len * width if gpt else 0,
@@ -100,6 +117,24 @@ def flops_per_token(shape: Shape) -> float:
     parts = parameters(shape)
     looked_up = parts["positions"] + (0 if shape.tie_embeddings else parts["embeddings"])
     return 6.0 * (count(shape) - looked_up) + 12.0 * shape.num_layers * shape.d_model * shape.max_seq_len
+
+
+def orthogonalization_flops(shape: Shape) -> float:
+    """Operations that Muon spends on one step: five iterations of three products for each matrix of the blocks.
+
+    Jordan et al., Muon, 2024: with the sides m ≤ n of a matrix, each iteration takes 4m²n + 2m³.
+    """
+    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
+    sides = 2 * [(shape.d_model, shape.d_model)] + 2 * [(keys, shape.d_model)]
+    sides += (2 + shape.gated) * [(min(shape.d_model, shape.d_ff), max(shape.d_model, shape.d_ff))]
+    return 5.0 * shape.num_layers * sum(4 * m * m * n + 2 * m**3 for m, n in sides)
+
+
+def moments_per_weight(shape: Shape, settings: Settings) -> float:
+    """How many numbers an optimizer remembers for a weight: AdamW two, Muon one, and a running mean of the weights."""
+    muon = settings["optimizer"]["optimizer_name"] == "muon"
+    spared = shape.num_layers * sum(matrices(shape)) / count(shape) if muon else 0.0
+    return 2.0 - spared + (settings["training"]["ema_decay"] is not None)
 
 
 def weight_bytes(shape: Shape) -> int:
@@ -232,27 +267,36 @@ class Saved:
         norms: of a layer, for the statistics of its norms.
         last_width: of embedding and last norm, for each feature.
         last_norm: of the last norm, for its statistics.
+        heads: of a layer, for each feature of its query and key heads.
+        head_norms: of a layer, for the statistics of each of those heads.
     """
 
-    width: int
-    inner: int
-    scores: int
-    norms: int
-    last_width: int
-    last_norm: int
+    width: int = 0
+    inner: int = 0
+    scores: int = 0
+    norms: int = 0
+    last_width: int = 0
+    last_norm: int = 0
+    heads: int = 0
+    head_norms: int = 0
+
+    def __add__(self, other: Saved) -> Saved:
+        return Saved(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Saved)})
 
 
 # A test counts what autograd really keeps and finds exactly this.
 _SAVED = {
-    ("llama", "32-true"): Saved(width=40, inner=16, scores=4, norms=8, last_width=12, last_norm=4),
+    ("llama", "32-true"): Saved(width=40, inner=8, scores=4, norms=8, last_width=12, last_norm=4),
     ("gpt", "32-true"): Saved(width=32, inner=8, scores=4, norms=16, last_width=8, last_norm=8),
-    ("llama", "bf16-mixed"): Saved(width=34, inner=8, scores=6, norms=8, last_width=10, last_norm=4),
+    ("llama", "bf16-mixed"): Saved(width=32, inner=4, scores=6, norms=8, last_width=10, last_norm=4),
     ("gpt", "bf16-mixed"): Saved(width=24, inner=4, scores=6, norms=16, last_width=6, last_norm=8),
 }
 _DROPPED = {  # what dropout adds: its masks, and what they are multiplied with
-    "32-true": Saved(width=8, inner=0, scores=8, norms=0, last_width=4, last_norm=0),
-    "bf16-mixed": Saved(width=4, inner=0, scores=2, norms=0, last_width=4, last_norm=0),
+    "32-true": Saved(width=8, scores=8, last_width=4),
+    "bf16-mixed": Saved(width=4, scores=2, last_width=4),
 }
+_GATED = {"32-true": Saved(inner=8), "bf16-mixed": Saved(width=2, inner=4)}  # what a gate adds
+_NORMED = {"32-true": Saved(heads=8, head_norms=4), "bf16-mixed": Saved(heads=8, head_norms=4)}  # norms of the heads
 _IDS = 16  # bytes of a token's id and of its target
 
 
@@ -261,23 +305,22 @@ def activation_bytes(shape: Shape, *, batch_size: int, precision: str) -> int:
 
     Attention is written out there, so its scores are kept; the log-probabilities of the whole vocabulary are too.
     """
-    kept: dict[str, int] = asdict(_SAVED[shape.model_type, precision])
-    if shape.dropout:
-        kept = {name: value + getattr(_DROPPED[precision], name) for name, value in kept.items()}
+    kept = _SAVED[shape.model_type, precision]
+    for added, when in ((_DROPPED, shape.dropout > 0), (_GATED, shape.gated), (_NORMED, shape.qk_norm)):
+        kept += added[precision] if when else Saved()
+    heads = shape.num_heads + shape.num_kv_heads
     of_a_layer = (
-        kept["width"] * shape.d_model
-        + kept["inner"] * shape.d_ff
-        + kept["scores"] * shape.num_heads * shape.max_seq_len
-        + kept["norms"]
+        kept.width * shape.d_model
+        + kept.inner * shape.d_ff
+        + kept.scores * shape.num_heads * shape.max_seq_len
+        + kept.norms
+        + heads * (kept.heads * shape.d_model // shape.num_heads + kept.head_norms)
     )
-    of_the_rest = kept["last_width"] * shape.d_model + kept["last_norm"] + _FLOAT * shape.vocab_size + _IDS
+    of_the_rest = kept.last_width * shape.d_model + kept.last_norm + _FLOAT * shape.vocab_size + _IDS
     tokens = batch_size * shape.max_seq_len
     converted = 0
     if precision == "bf16-mixed":  # the matrices, once more in two bytes
-        parts = parameters(replace(shape, model_type="llama"))
-        matrices = parts["attention"] + parts["feed_forward"] + parts["embeddings"]
-        gates = shape.num_layers * shape.d_model * shape.d_ff if shape.model_type == "gpt" else 0
-        converted = 2 * (matrices - gates)
+        converted = 2 * (shape.num_layers * sum(matrices(shape)) + shape.vocab_size * shape.d_model)
     return tokens * (shape.num_layers * of_a_layer + of_the_rest) + converted + _FLOAT
 
 
@@ -319,8 +362,17 @@ _MEASURED_PRECISIONS = ("32-true", "bf16-mixed")
 _SERVING_MB = 322.0  # a process that has loaded torch, tokenizer and model, whose weights are read when first used
 
 
-def training_memory(shape: Shape, *, batch_size: int, precision: str, compiled: bool) -> dict[str, float]:
+def training_memory(
+    shape: Shape, *, batch_size: int, precision: str, compiled: bool, moments: float = 2.0
+) -> dict[str, float]:
     """Peak resident memory of the train stage on the CPU, and what it consists of, in MB.
+
+    Args:
+        shape: of the model.
+        batch_size: sequences of a micro-batch.
+        precision: `32-true` or `bf16-mixed`.
+        compiled: whether the model is.
+        moments: numbers that the optimizer keeps for each weight, from `moments_per_weight`.
 
     Returns:
         `process`, `weights`, `gradients`, `optimizer` and `activations`, `working` for all that is made and freed
@@ -349,7 +401,7 @@ def training_memory(shape: Shape, *, batch_size: int, precision: str, compiled: 
         "process": growth.process,
         "weights": weights,
         "gradients": weights,
-        "optimizer": 2 * weights,
+        "optimizer": moments * weights,
         "activations": kept,
         "working": busy - kept + (growth.weights - 4) * weights + 2 * mask,  # the mask is made from another one
     }
@@ -383,7 +435,7 @@ def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None
         "model": weights * (1 if settings["checkpointing"]["keep_best_only"] else 2),
         "exports": weights * len(settings["export"]["formats"]),
     }
-    checkpoint = 3 * weights  # weights and two moments; the best weights are a link
+    checkpoint = (1 + moments_per_weight(shape, settings)) * weights  # the best weights are a link
     kept = settings["checkpointing"]["keep_last_n"]
     parts = {
         **outputs,
@@ -474,17 +526,27 @@ def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str,
     epochs = -(-steps.total // steps.per_epoch)
     sampled = epochs * len(logging["sample_prompts"]) * logging["sample_max_new_tokens"]
     parts = {
-        "steps": passes + steps.total * count(shape) / pace.updated_per_second,
+        "steps": passes + steps.total * _update_seconds(settings, shape, pace),
         "compiling": _COMPILING + _COMPILING_LAYER * shape.num_layers if execution.compiled else 0.0,
         "evaluations": steps.evaluations
         * text.validation_tokens
         * flops_per_token(shape)
         / 3  # the forward pass is a third of what training does
         / pace.scored_flops_per_second,
-        "checkpoints": steps.checkpoints * 3 * weight_bytes(shape) / pace.written_per_second,
+        "checkpoints": steps.checkpoints
+        * (1 + moments_per_weight(shape, settings))
+        * weight_bytes(shape)
+        / pace.written_per_second,
         "samples": sampled * shape.num_layers * pace.layer_seconds,
     }
     return parts | {"total": sum(parts.values())}
+
+
+def _update_seconds(settings: Settings, shape: Shape, pace: Pace) -> float:
+    seconds = count(shape) / pace.updated_per_second
+    if settings["optimizer"]["optimizer_name"] == "muon":
+        seconds += orthogonalization_flops(shape) / pace.learned_flops_per_second
+    return seconds
 
 
 def tokens_learned(settings: Settings, steps: Steps) -> int:
@@ -612,7 +674,11 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
     execution = execution_of(settings, flops=flops, pace=pace)
     sized_as = "32-true" if execution.precision == "32-true" else "bf16-mixed"
     memory = training_memory(
-        shape, batch_size=settings["training"]["batch_size"], precision=sized_as, compiled=execution.compiled
+        shape,
+        batch_size=settings["training"]["batch_size"],
+        precision=sized_as,
+        compiled=execution.compiled,
+        moments=moments_per_weight(shape, settings),
     )
     return {
         "format_version": PLAN_FORMAT,

@@ -61,6 +61,9 @@ _ALSO_KNOWN_AS = {
     "model.rope_theta": "rope_base rotary_base rotary_emb_base",
     "model.norm_epsilon": "norm_eps rms_norm_eps layer_norm_eps layer_norm_epsilon layernorm_epsilon eps epsilon",
     "model.init_std": "initializer_range init_scale initializer_std",
+    "model.qk_norm": "qk_layernorm use_qk_norm query_key_norm qk_normalization",
+    "model.activation": "activation_function hidden_act act_fn hidden_activation mlp_type ffn_type activation_fn",
+    "model.zero_init": "zero_init_residual zero_output_init",
     "model.model_type": "arch model_class",
     "training.learning_rate": "lr max_lr peak_lr base_lr initial_lr init_lr step_size",
     "training.batch_size": (

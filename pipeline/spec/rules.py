@@ -219,6 +219,15 @@ _EXPERIMENT_UNREAD = (
         lambda share: share == 0,
         "validation_split is 0, so there is nothing to watch",
     ),
+    Unread(
+        "optimizer.muon_learning_rate",
+        "optimizer.optimizer_name",
+        lambda name: name != "muon",
+        "optimizer_name is not muon",
+    ),
+    Unread(
+        "optimizer.muon_momentum", "optimizer.optimizer_name", lambda name: name != "muon", "optimizer_name is not muon"
+    ),
     Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "model_type is not llama"),
     Unread(
         "dataset.split_seed",

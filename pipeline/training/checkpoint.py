@@ -164,13 +164,14 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
     """Put a checkpoint's weights, moments and random states into place, the random states last."""
     model.load_state_dict(checkpoint.weights)
     optimizer.state.clear()  # there may be moments that the checkpoint is older than
+    held: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in checkpoint.moments.items():
+        kind, _, name = key.partition(":")
+        held.setdefault(name, {})[kind] = tensor
     for name, parameter in model.named_parameters():
-        if f"step:{name}" not in checkpoint.moments:
-            continue  # no step had been taken
-        optimizer.state[parameter] = {
-            kind: checkpoint.moments[f"{kind}:{name}"].to(parameter.device)  # the fused kernel keeps the step there too
-            for kind in ("step", "exp_avg", "exp_avg_sq")
-        }
+        if state := held.get(name):  # else no step had been taken
+            # The fused kernel keeps the step on the device, too.
+            optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in state.items()}
     _restore_random_states(checkpoint.random)
 
 

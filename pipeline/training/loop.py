@@ -19,6 +19,7 @@ from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
 from pipeline.training.checkpoint import Checkpoint, restore
 from pipeline.training.events import Event, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
+from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.progress import Progress
 from pipeline.training.saver import Saver
 from pipeline.training.step import Gradients, Stepper
@@ -140,8 +141,7 @@ def train(
         epoch, first = progress.epoch, progress.cursor
         last = min(first + accumulation, batches.per_epoch)
         rate = learning_rate(progress.step + 1)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, rate)
         found = stepper.gradients(epoch, range(first, last))
         taken = not found.flaw
         if taken:

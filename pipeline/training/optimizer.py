@@ -1,14 +1,64 @@
-"""AdamW with decay groups, and the learning rate of every step."""
+"""The optimizers by name, AdamW and Muon, and the learning rate of every step."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
+
+PEAK_RATIO = "peak_ratio"  # of a group of parameters: its peak learning rate, divided by that of the run
+
+
+def make_optimizer(
+    model: nn.Module,
+    *,
+    optimizer_name: Literal["adamw", "muon"],
+    learning_rate: float,
+    adam_beta1: float,
+    adam_beta2: float,
+    adam_epsilon: float,
+    weight_decay: float,
+    muon_learning_rate: float,
+    muon_momentum: float,
+    products: torch.dtype,
+) -> torch.optim.Optimizer:
+    """The optimizer that a spec describes.
+
+    Args:
+        model: whose parameters it updates, on their device; its blocks have the name `layers`.
+        optimizer_name: `adamw`; or `muon`, which is `Muon` for the weight matrices of the blocks and AdamW for all
+            other parameters.
+        learning_rate: peak of the schedule.
+        adam_beta1: see `adamw`.
+        adam_beta2: see `adamw`.
+        adam_epsilon: see `adamw`.
+        weight_decay: of both; in each it is multiplied by the learning rate.
+        muon_learning_rate: peak of the schedule for what Muon updates.
+        muon_momentum: see `Muon`.
+        products: type in which Muon multiplies matrices: the one that the run multiplies in.
+    """
+    adam: dict[str, Any] = {"betas": (adam_beta1, adam_beta2), "epsilon": adam_epsilon, "weight_decay": weight_decay}
+    named = dict(model.named_parameters())
+    if optimizer_name == "adamw":
+        return _adamw(named, learning_rate=learning_rate, **adam)
+    matrices = {name: p for name, p in named.items() if p.dim() == 2 and name.startswith("layers.")}
+    others = {name: p for name, p in named.items() if name not in matrices}
+    return Together(
+        Muon(
+            [{"params": list(matrices.values()), PEAK_RATIO: muon_learning_rate / learning_rate}],
+            learning_rate=muon_learning_rate,
+            weight_decay=weight_decay,
+            momentum=muon_momentum,
+            products=products,
+        ),
+        _adamw(others, learning_rate=learning_rate, **adam),
+    )
 
 
 def adamw(
@@ -19,10 +69,119 @@ def adamw(
     Loshchilov and Hutter, arXiv:1711.05101.
     """
     named = dict(model.named_parameters())
+    return _adamw(named, learning_rate=learning_rate, betas=(beta1, beta2), epsilon=epsilon, weight_decay=weight_decay)
+
+
+def _adamw(
+    named: dict[str, nn.Parameter],
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    weight_decay: float,
+) -> torch.optim.AdamW:
     decayed = [p for name, p in named.items() if p.dim() >= 2 and "embed_positions" not in name]
     others = [p for name, p in named.items() if p.dim() < 2 or "embed_positions" in name]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=epsilon, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps along the running mean of each matrix's gradients, made orthogonal.
+
+    Jordan et al., https://kellerjordan.github.io/posts/muon/, 2024. With `products` bfloat16 it computes what
+    torch.optim.Muon does, which knows no other type; processors without bfloat16 units are twice as fast in float32.
+
+    Args:
+        groups: of parameters, all of them matrices.
+        learning_rate: a step goes this far, times √max(1, rows / columns).
+        weight_decay: of decoupled decay; multiplied by the learning rate.
+        momentum: decay of the running mean, which is taken one step ahead (Nesterov).
+        products: type in which matrices are multiplied.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        momentum: float,
+        products: torch.dtype,
+    ) -> None:
+        super().__init__(groups, {"lr": learning_rate, "weight_decay": weight_decay, "momentum": momentum})
+        self._products = products
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step along the gradients that the parameters have."""
+        assert closure is None, "a step evaluates nothing"
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                mean = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+                update = orthogonalized(parameter.grad.lerp(mean, momentum), self._products)
+                rows, columns = parameter.shape
+                parameter.mul_(1 - rate * group["weight_decay"])
+                parameter.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+
+
+def orthogonalized(matrix: Tensor, products: torch.dtype) -> Tensor:
+    """A (M, N) matrix with its singular values brought near 1 (0.7 to 1.2), its singular vectors kept.
+
+    Newton-Schulz iteration with the quintic polynomial of Jordan et al. (see `Muon`), whose coefficients raise small
+    singular values fastest and need not converge.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.to(products)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T  # the products below are of the shorter side
+    x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
+    for _ in range(5):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers, each over parameters of its own, that step, are saved and are restored as one.
+
+    Their groups and their state are those of the whole: what is set here is what they use.
+
+    Args:
+        parts: the optimizers.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Let each take its step."""
+        assert closure is None, "a step evaluates nothing"
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        groups: Iterator[dict[str, Any]] = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = list(islice(groups, len(part.param_groups)))
+            part.state = self.state
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of a step; groups whose peak is another one take their share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(PEAK_RATIO, 1.0)
 
 
 def learning_rate_at(

@@ -84,14 +84,15 @@ class Stepper:
         try:
             self._optimizer.step()
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            # The fused kernel takes its memory before it writes: nothing has changed yet. Others may be half done.
+            if not is_out_of_memory(error) or not isinstance(self._optimizer, torch.optim.AdamW):
                 raise
             again = True
         else:
             again = False
         if again:  # outside of the handler, which holds the arrays of every frame
             self._free()
-            self._optimizer.step()  # the fused kernel takes its memory before it writes: nothing has changed yet
+            self._optimizer.step()
 
     def discard(self) -> None:
         """Forget the gradients."""

@@ -49,6 +49,8 @@ def shapes(draw) -> Shape:
         model_type=draw(st.sampled_from(["llama", "gpt"])),
         tie_embeddings=draw(st.booleans()),
         dropout=draw(st.sampled_from([0.0, 0.1])),
+        qk_norm=draw(st.booleans()),
+        activation=draw(st.sampled_from(["auto", "swiglu", "gelu", "relu2"])),
     )
 
 
@@ -209,12 +211,13 @@ def kept_by_autograd(shape: Shape, *, batch_size: int, mixed: bool) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize(("dropout", "qk_norm"), [(0.0, False), (0.1, False), (0.1, True)])
+@pytest.mark.parametrize("activation", ["auto", "swiglu", "gelu", "relu2"])
+@pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("model_type", ["llama", "gpt"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_activations_are_what_autograd_keeps(precision, model_type, heads, dropout):
-    shape = Shape(300, 48, 3, 4, heads, 100, 24, model_type, tie_embeddings=False, dropout=dropout)
+def test_activations_are_what_autograd_keeps(precision, model_type, heads, activation, dropout, qk_norm):
+    shape = Shape(300, 48, 3, 4, heads, 100, 24, model_type, False, dropout, qk_norm, activation)
 
     kept = kept_by_autograd(shape, batch_size=5, mixed=precision == "bf16-mixed")
 
