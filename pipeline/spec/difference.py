@@ -28,6 +28,8 @@ ARCHITECTURE = (
     "model.d_ff",
     "model.max_seq_len",
     "model.tie_embeddings",
+    "model.qk_norm",
+    "model.activation",
 )
 _MAKE_VOCABULARY = ("corpus", "tokenizer")  # stages
 _FEEDS = {  # stage → the stages that read its output

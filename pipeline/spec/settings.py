@@ -87,6 +87,9 @@ class ModelSettings(TypedDict, total=False):
     rope_theta: float
     norm_epsilon: float
     init_std: float
+    qk_norm: bool
+    activation: Literal["auto", "swiglu", "gelu", "relu2"]
+    zero_init: bool
     vocab_size: int
 
 
@@ -104,16 +107,19 @@ class TrainingSettings(TypedDict, total=False):
     early_stopping_patience: int | None
     early_stopping_min_delta: float
     resume_from_checkpoint: str | None
+    ema_decay: float | None
 
 
 class OptimizerSettings(TypedDict, total=False):
     """How gradients become updates."""
 
-    optimizer_name: Literal["adamw"]
+    optimizer_name: Literal["adamw", "muon"]
     adam_beta1: float
     adam_beta2: float
     adam_epsilon: float
     weight_decay: float
+    muon_learning_rate: float
+    muon_momentum: float
     warmup_ratio: float
 
 
@@ -240,6 +246,9 @@ class FlatSettings(TypedDict, total=False):
     rope_theta: float
     norm_epsilon: float
     init_std: float
+    qk_norm: bool
+    activation: Literal["auto", "swiglu", "gelu", "relu2"]
+    zero_init: bool
     learning_rate: float
     batch_size: int
     gradient_accumulation_steps: int
@@ -251,11 +260,14 @@ class FlatSettings(TypedDict, total=False):
     early_stopping_patience: int | None
     early_stopping_min_delta: float
     resume_from_checkpoint: str | None
-    optimizer_name: Literal["adamw"]
+    ema_decay: float | None
+    optimizer_name: Literal["adamw", "muon"]
     adam_beta1: float
     adam_beta2: float
     adam_epsilon: float
     weight_decay: float
+    muon_learning_rate: float
+    muon_momentum: float
     scheduler_type: Literal["cosine", "linear", "constant", "wsd"]
     warmup_ratio: float
     warmup_steps: int | None

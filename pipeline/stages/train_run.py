@@ -21,10 +21,11 @@ from pipeline.stages.train_record import Record
 from pipeline.stages.train_result import now, training_metrics, write_model
 from pipeline.stages.train_setup import Setup, set_up
 from pipeline.stages.train_signals import listen_for_signals
+from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.checkpoint import Checkpoint, locked, newest_checkpoint
 from pipeline.training.earlier import why_afresh
 from pipeline.training.loop import train
-from pipeline.training.optimizer import adamw, learning_rate_at, warmup_length
+from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
 
 _SOURCE = Path(__file__).resolve().parents[2]
 
@@ -78,6 +79,8 @@ def _train(
     save_last: bool,
 ) -> None:
     setup = set_up(spec, encoded, checkpoint)
+    optimizer = _optimizer(spec, setup)
+    judged = mean_weights(setup.model, optimizer)  # around each function that looks at what the model is worth
     _announce(spec, setup, checkpoint)
     identity = (
         {key: checkpoint.state[key] for key in ("run_id", "start_timestamp")}
@@ -91,16 +94,16 @@ def _train(
             run_folder / "record.jsonl",
             resumed_step=checkpoint.step if checkpoint else 0,
             log_every_n_steps=spec.logging.log_every_n_steps,
-            sample=partial(_sample, spec, setup),
+            sample=judged(partial(_sample, spec, setup)),
             shown=None if quiet else shown,
         )
         result = train(
             model=setup.model,
-            optimizer=_optimizer(spec, setup),
+            optimizer=optimizer,
             batches=setup.batches,
             loss_sum=setup.loss,
             learning_rate=_learning_rate(spec, setup.total_steps),
-            evaluate=setup.evaluate if setup.held_out.documents else None,
+            evaluate=judged(setup.evaluate) if setup.held_out.documents else None,
             run_folder=run_folder,
             checkpoint=checkpoint,
             total_steps=setup.total_steps,
@@ -126,18 +129,19 @@ def _train(
         )
         record.close()
     metrics = training_metrics(spec, setup, result, identity=identity, record=record)
-    write_model(spec, setup, result, encoded=encoded, metrics=metrics, record=record)
+    judged(write_model)(spec, setup, result, encoded=encoded, metrics=metrics, record=record)
 
 
 def _optimizer(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
-    return adamw(
+    optimizer = make_optimizer(
         setup.model,
         learning_rate=spec.training.learning_rate,
-        beta1=spec.optimizer.adam_beta1,
-        beta2=spec.optimizer.adam_beta2,
-        epsilon=spec.optimizer.adam_epsilon,
-        weight_decay=spec.optimizer.weight_decay,
+        products=torch.bfloat16 if setup.execution.precision == "bf16-mixed" else torch.float32,
+        **spec.section("optimizer"),
     )
+    if spec.training.ema_decay is not None:
+        keep_mean(optimizer, spec.training.ema_decay)
+    return optimizer
 
 
 def _learning_rate(spec: Spec, total_steps: int) -> Callable[[int], float]:

@@ -47,6 +47,14 @@ def mean_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator
         _exchange(means)
 
 
+def mean_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of a model with the running mean of its weights; empty where there is none."""
+    means = {parameter: state[MEAN] for parameter, state in _states(model, optimizer) if MEAN in state}
+    if not means:
+        return {}
+    return {name: means.get(tensor, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
 def _states(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, dict[str, Any]]]:
     for parameter in model.parameters():
         if parameter in optimizer.state:  # looking it up would add it

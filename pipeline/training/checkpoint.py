@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ArtifactError, TrainingError
 from pipeline.files import read_artefact, sync_folder, verify_manifest, write_artefact, write_manifest
+from pipeline.training.averaging import mean_state
 
 STATE_FORMAT = 1
 _PREFIX, _UNFINISHED = "checkpoint-", ".tmp-"
@@ -104,7 +105,8 @@ def save_checkpoint(
         model: its whole state is saved.
         optimizer: its moments are saved under the names of the model's parameters.
         state: counters and whatever else is JSON; `state["step"]` names the checkpoint.
-        best: weights of the best model so far; None when they are the weights being saved.
+        best: weights of the best model so far; None when it is the model being saved: its running mean of the weights
+            where there is one, else the weights.
 
     Raises:
         TrainingError: a weight is not finite; nothing is written.
@@ -121,7 +123,10 @@ def save_checkpoint(
         save_file(_moments(model, optimizer), unfinished / _OPTIMIZER)
         write_artefact(unfinished / _RANDOM, "random_states", _random_states())
         write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
-        _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
+        if best is None and (means := mean_state(model, optimizer)):
+            save_file(means, unfinished / _BEST)
+        else:
+            _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
         write_manifest(unfinished, stage="train", sections={}, inputs={})
         if target.exists():  # the same moment was saved before, for instance as the best model and then on schedule
             _remove(target)

@@ -1,4 +1,4 @@
-"""Our llama shape against transformers' own implementation."""
+"""Our llama shape against transformers' own implementations of Llama and, with normalized heads, of Qwen3."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def assert_equal_to_llama(model: Transformer, arguments: dict[str, Any]) -> None:
-    """Load the weights into transformers' LlamaForCausalLM under their names there; compare logits of random tokens."""
+    """Load the weights into transformers' model under their names there; compare logits of random tokens."""
     transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
+    name = "Qwen3" if arguments.get("qk_norm") else "Llama"
+    config = getattr(transformers, f"{name}Config")(
+        head_dim=arguments["d_model"] // arguments["num_heads"],
         vocab_size=arguments["vocab_size"],
         hidden_size=arguments["d_model"],
         intermediate_size=arguments["d_ff"],
@@ -41,7 +43,7 @@ def assert_equal_to_llama(model: Transformer, arguments: dict[str, Any]) -> None
         tie_word_embeddings=arguments.get("tie_embeddings", True),
         attn_implementation="eager",
     )
-    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     weights = {(name if name.startswith("lm_head") else f"model.{name}"): w for name, w in model.state_dict().items()}
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     theirs.tie_weights()
@@ -56,8 +58,12 @@ def assert_equal_to_llama(model: Transformer, arguments: dict[str, Any]) -> None
     torch.testing.assert_close(ours, expected, atol=5e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 1}, {"tie_embeddings": False}], ids=str)
-def test_logits_equal_those_of_llama_for_weights_of_any_shape(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"num_kv_heads": 1}, {"tie_embeddings": False}, {"qk_norm": True}, {"qk_norm": True, "num_kv_heads": 1}],
+    ids=str,
+)
+def test_logits_equal_those_of_llama_or_qwen3_for_weights_of_any_shape(changes: dict[str, Any]) -> None:
     torch.manual_seed(1)
     model = Transformer(**ARGUMENTS, **changes)
     for parameter in model.parameters():  # as large as trained weights, so that every part shows in the logits

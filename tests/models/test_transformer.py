@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.transformer import Cache, Transformer, rotary_table, rotate
+from pipeline.models.transformer import FEED_FORWARD, Cache, Transformer, rotary_table, rotate
 
 pytestmark = pytest.mark.unit
 
@@ -18,6 +18,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama, untied": {"tie_embeddings": False},
     "gpt": {"model_type": "gpt"},
     "gpt, one key head": {"model_type": "gpt", "num_kv_heads": 1},
+    "llama, normalized heads, squared ReLU": {"qk_norm": True, "activation": "relu2", "num_kv_heads": 2},
+    "gpt, normalized heads, gate": {"model_type": "gpt", "qk_norm": True, "activation": "swiglu"},
 }
 
 
@@ -122,6 +124,49 @@ def test_projections_into_the_residual_stream_start_smaller() -> None:
     assert attention.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert attention.o_proj.weight.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.1)
     assert mlp.down_proj.weight.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.1)
+
+
+def test_scores_of_normalized_heads_do_not_grow_with_the_weights() -> None:
+    ids = torch.randint(50, (2, 16))
+    for qk_norm in (True, False):
+        model = make(qk_norm=qk_norm, norm_epsilon=1e-12)
+        before = model(ids)
+        for layer in model.layers:
+            layer.self_attn.q_proj.weight.data *= 100
+
+        assert torch.allclose(model(ids), before, atol=1e-4) == qk_norm
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [("relu2", [0.0, 0.0, 4.0]), ("gelu", torch.nn.functional.gelu(torch.tensor([-1.0, 0.0, 2.0])).tolist())],
+)
+def test_a_feed_forward_layer_without_a_gate_is_its_activation_between_two_matrices(
+    activation: str, expected: list[float]
+) -> None:
+    layer = FEED_FORWARD[activation](3, 3, False)
+    for parameter in layer.parameters():
+        parameter.data = torch.eye(3)
+
+    assert layer(torch.tensor([-1.0, 0.0, 2.0])).tolist() == pytest.approx(expected)
+
+
+def test_blocks_that_start_at_zero_start_as_the_identity() -> None:
+    model = make(zero_init=True)
+    ids = torch.randint(50, (1, 8))
+
+    assert torch.equal(model.hidden(ids), model.norm(model.embed_tokens(ids)))
+
+
+def test_the_settings_that_are_off_leave_the_first_weights_as_they_were() -> None:
+    torch.manual_seed(0)
+    plain = Transformer(vocab_size=50, d_model=32, num_layers=2, num_heads=4, d_ff=48, max_seq_len=16)
+
+    normed = make(qk_norm=True)
+
+    states = plain.state_dict(), normed.state_dict()
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert {name.rsplit(".", 2)[1] for name in states[1].keys() - states[0].keys()} == {"q_norm", "k_norm"}
 
 
 def test_dropout_acts_in_training_only() -> None:

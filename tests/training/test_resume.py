@@ -74,6 +74,56 @@ def test_evaluating_and_saving_at_other_intervals_does_not_change_the_weights(
     assert bench.identity(result)["weights"] == straight["weights"]
 
 
+@pytest.fixture(scope="module")
+def recipe() -> dict[str, Any]:
+    """Muon beside AdamW, and a running mean of the weights."""
+    return {"optimizer_name": "muon", "ema_decay": 0.9}
+
+
+@pytest.fixture(scope="module")
+def straight_recipe(tmp_path_factory: pytest.TempPathFactory, recipe: dict[str, Any]) -> dict[str, Any]:
+    bench = Bench(tmp_path_factory.mktemp("recipe"), **recipe)
+    return bench.identity(bench.start())
+
+
+@pytest.mark.parametrize("stops", [[1], [13], [3, 4, 16], [24]], ids=str)
+def test_muon_and_the_mean_of_the_weights_go_on_bit_for_bit(
+    make_bench: Make, recipe: dict[str, Any], straight_recipe: dict[str, Any], stops: list[int]
+) -> None:
+    bench = make_bench(**recipe)
+    with pytest.raises(Preempted):
+        bench.start(stop_at=stops[0])
+    for stop in stops[1:]:
+        with pytest.raises(Preempted):
+            bench.resume(stop_at=stop)
+
+    assert bench.identity(bench.resume()) == straight_recipe
+
+
+@pytest.mark.parametrize("kind", ["momentum_buffer:", "mean_weight:", "exp_avg:"])
+def test_leaving_out_a_moment_of_muon_or_the_mean_is_noticed(
+    make_bench: Make, recipe: dict[str, Any], straight_recipe: dict[str, Any], kind: str
+) -> None:
+    bench = make_bench(**recipe)
+    with pytest.raises(Preempted):
+        bench.start(stop_at=13)
+    checkpoint, _ = newest_checkpoint(bench.folder)
+    assert checkpoint is not None
+    edit_moments(kind)(checkpoint.folder)
+    write_manifest(checkpoint.folder, stage="train", sections={}, inputs={})
+
+    assert bench.identity(bench.resume()) != straight_recipe
+
+
+def test_keeping_a_mean_of_the_weights_does_not_change_them(make_bench: Make, straight: dict[str, Any]) -> None:
+    bench = make_bench(ema_decay=0.9)
+
+    identity = bench.identity(bench.start())
+
+    assert identity["weights"] == straight["weights"]
+    assert identity["best"] != straight["best"]
+
+
 def edit_json(name: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         value = json.loads((folder / name).read_text())

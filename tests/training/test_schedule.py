@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,28 @@ from hypothesis import strategies as st
 
 from pipeline.models.transformer import Transformer
 from pipeline.training.loop import planned_steps
-from pipeline.training.optimizer import Schedule, adamw, learning_rate_at, warmup_length
+from pipeline.training.optimizer import (
+    Schedule,
+    adamw,
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+    warmup_length,
+)
 
 pytestmark = pytest.mark.unit
 
+MUON: dict[str, Any] = {
+    "optimizer_name": "muon",
+    "learning_rate": 1e-3,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0.1,
+    "muon_learning_rate": 0.02,
+    "muon_momentum": 0.95,
+    "products": torch.float32,
+}
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear", "constant", "wsd")
 
 
@@ -106,6 +125,15 @@ def test_only_weight_matrices_decay() -> None:
         name for name in names.values() if name.endswith("bias") or "norm" in name or "positions" in name
     }
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_rates_of_groups_keep_their_ratio() -> None:
+    model = Transformer(vocab_size=40, d_model=16, num_layers=1, num_heads=2, d_ff=32, max_seq_len=12)
+    optimizer = make_optimizer(model, **{**MUON, "muon_learning_rate": 0.04, "learning_rate": 0.01})
+
+    set_learning_rate(optimizer, 0.005)
+
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 0.005, 0.005]
 
 
 def test_an_update_is_that_of_the_paper() -> None:

@@ -18,10 +18,11 @@ from pipeline.errors import FoundryError, Preempted
 from pipeline.files import sha256_bytes
 from pipeline.models.transformer import Transformer
 from pipeline.tasks.language_model import loss_sum, score
+from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.training.events import Event, StepDone, StepSkipped
 from pipeline.training.loop import Result, planned_steps, train
-from pipeline.training.optimizer import adamw, learning_rate_at
+from pipeline.training.optimizer import learning_rate_at, make_optimizer
 
 # What the train stage adds to the state of every checkpoint.
 _EXTRA = {
@@ -51,6 +52,8 @@ class Bench:
             "max_steps": None,
             "dropout": 0.1,
             "learning_rate": 3e-3,
+            "optimizer_name": "adamw",
+            "ema_decay": None,
             "max_grad_norm": 1.0,
             "on_nonfinite": "stop",
             "eval_every_n_steps": None,
@@ -85,7 +88,21 @@ class Bench:
             max_steps=chosen.pop("max_steps"),
         )
         peak = chosen.pop("learning_rate")
-        self.optimizer = adamw(self.model, learning_rate=peak, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
+        self.optimizer = make_optimizer(
+            self.model,
+            optimizer_name=chosen.pop("optimizer_name"),
+            learning_rate=peak,
+            adam_beta1=0.9,
+            adam_beta2=0.95,
+            adam_epsilon=1e-8,
+            weight_decay=0.1,
+            muon_learning_rate=0.02,
+            muon_momentum=0.95,
+            products=torch.float32,
+        )
+        if (decay := chosen.pop("ema_decay")) is not None:
+            keep_mean(self.optimizer, decay)
+        evaluate = mean_weights(self.model, self.optimizer)(self.evaluate)
         if self.optimizer_step is not None:
             self.optimizer.step = partial(self.optimizer_step, self.optimizer.step)  # type: ignore[method-assign]
         return train(
@@ -102,7 +119,7 @@ class Bench:
                 min_lr_ratio=0.1,
                 decay_ratio=0.2,
             ),
-            evaluate=lambda: {"val_loss": self.evaluate()},
+            evaluate=lambda: {"val_loss": evaluate()},
             run_folder=self.folder,
             checkpoint=checkpoint,
             total_steps=total,
@@ -128,7 +145,8 @@ class Bench:
 
     def identity(self, result: Result) -> dict[str, Any]:
         """Everything that must be equal after an exact resume, as hashes and counters."""
-        moments = [t for p in self.model.parameters() for t in self.optimizer.state[p].values()]
+        states = [self.optimizer.state[parameter] for parameter in self.model.parameters()]
+        moments = [state[kind] for state in states for kind in sorted(state)]
         progress = {key: value for key, value in vars(result.progress).items() if not key.endswith("seconds")}
         assert result.best_weights is not None
         return {

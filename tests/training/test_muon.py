@@ -1,0 +1,152 @@
+"""Muon against torch's own, what it updates, and the running mean of the weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from test_schedule import MUON
+
+from pipeline.errors import TrainingError
+from pipeline.models.transformer import Transformer
+from pipeline.training.averaging import MEAN, keep_mean, mean_state, mean_weights
+from pipeline.training.optimizer import Muon, Together, make_optimizer, orthogonalized
+from pipeline.training.step import Stepper
+
+pytestmark = pytest.mark.unit
+
+
+def make_model(**changes: Any) -> Transformer:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 40, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "max_seq_len": 12}
+    return Transformer(**{**shape, **changes})
+
+
+def learn(model: Transformer, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(steps):
+        ids = torch.randint(40, (4, 13), generator=generator)
+        optimizer.zero_grad()
+        logits = model(ids[:, :-1])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimizer.step()
+
+
+def test_muon_in_bfloat16_takes_the_steps_of_torch_muon_bit_for_bit() -> None:
+    models = make_model(), make_model()
+    matrices = [[p for p in model.layers.parameters() if p.dim() == 2] for model in models]
+    ours = Muon([{"params": matrices[0]}], learning_rate=0.02, weight_decay=0.1, momentum=0.9, products=torch.bfloat16)
+    theirs = torch.optim.Muon(matrices[1], lr=0.02, weight_decay=0.1, momentum=0.9)
+
+    for model, optimizer in zip(models, (ours, theirs), strict=True):
+        learn(model, optimizer, 3)
+
+    assert all(torch.equal(a, b) for a, b in zip(matrices[0], matrices[1], strict=True))
+    assert not torch.equal(matrices[0][0], next(p for p in make_model().layers.parameters() if p.dim() == 2))
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (8, 40), (40, 8)])
+def test_an_orthogonalized_matrix_has_singular_values_near_one_and_keeps_its_vectors(shape: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    matrix = torch.randn(shape)
+
+    result = orthogonalized(matrix, torch.float32)
+
+    values = torch.linalg.svdvals(result)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ result @ right.T
+    assert 0.3 < values.min() < values.max() < 1.3
+    torch.testing.assert_close(turned, turned.diag().diag(), atol=1e-3, rtol=0)
+
+
+def test_muon_updates_the_matrices_of_the_blocks_and_adamw_everything_else() -> None:
+    model = make_model(model_type="gpt", tie_embeddings=False, qk_norm=True)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    matrices, decayed, spared = make_optimizer(model, **MUON).param_groups
+
+    by_muon = {names[id(parameter)] for parameter in matrices["params"]}
+    assert {name.split(".")[0] for name in by_muon} == {"layers"}
+    assert all(name.endswith("_proj.weight") for name in by_muon)
+    assert {names[id(parameter)] for parameter in decayed["params"]} == {"embed_tokens.weight", "lm_head.weight"}
+    assert len(by_muon) + len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_optimizers_that_work_together_go_on_from_a_state_that_was_taken_over() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, **MUON)
+    learn(model, optimizer, 2)
+    twin = make_model()
+    twin.load_state_dict(model.state_dict())
+    other = make_optimizer(twin, **MUON)
+
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    learn(model, optimizer, 2)
+    learn(twin, other, 2)
+
+    assert isinstance(other, Together)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_step_of_muon_that_ran_out_of_memory_is_not_taken_twice() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, **MUON)
+    calls: list[int] = []
+
+    def full(*_: Any) -> None:
+        calls.append(1)
+        raise MemoryError
+
+    optimizer.register_step_pre_hook(full)
+    stepper = Stepper(model, optimizer, None, None, max_grad_norm=None, rows=None, on_smaller=None)  # type: ignore[arg-type]
+
+    with pytest.raises((MemoryError, TrainingError)):
+        stepper.apply()
+
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_mean_of_the_weights_is_the_one_written_out(name: str) -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, **{**MUON, "optimizer_name": name})
+    keep_mean(optimizer, 0.75)
+    path = []
+    for _ in range(4):
+        learn(model, optimizer, 1)
+        path.append(model.layers[0].mlp.up_proj.weight.detach().clone())
+
+    expected = path[0]
+    for weight in path[1:]:
+        expected = 0.75 * expected + 0.25 * weight
+
+    torch.testing.assert_close(optimizer.state[model.layers[0].mlp.up_proj.weight][MEAN], expected)
+
+
+def test_inside_the_block_the_model_has_the_mean_and_afterwards_its_own_weights() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, **MUON)
+    keep_mean(optimizer, 0.9)
+    learn(model, optimizer, 3)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    means = {name: tensor.clone() for name, tensor in mean_state(model, optimizer).items()}
+
+    with mean_weights(model, optimizer):
+        inside = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    assert own.keys() == means.keys()
+    assert all(torch.equal(inside[name], means[name]) for name in means)
+    assert not any(torch.equal(inside[name], own[name]) for name in own)
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
+def test_without_a_mean_the_model_is_evaluated_as_it_is() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, **MUON)
+    learn(model, optimizer, 1)
+
+    assert mean_state(model, optimizer) == {}
+    with mean_weights(model, optimizer):
+        pass
