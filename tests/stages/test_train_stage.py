@@ -174,6 +174,27 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(projec
     assert kept[0] == kept[1]  # all but the throughput
 
 
+def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was_not(encoded, tmp_path):
+    changed = SPEC.replace("dropout: 0.1", "dropout: 0.1, qk_norm: true, activation: relu2, zero_init: true")
+    changed = changed.replace("epochs: 3", "epochs: 3, ema_decay: 0.9")
+    changed += "optimizer: {optimizer_name: muon}\n"
+    straight, killed = (Project(tmp_path / name) for name in ("straight", "killed"))
+    for each in (straight, killed):
+        shutil.copytree(encoded, each.folder)
+        (each.folder / "specs/experiment.yaml").write_text(changed)
+
+    process = killed.start("train")
+    killed.wait_for_checkpoint(process, step=14)
+    process.kill()
+    process.communicate()
+
+    assert straight.run("train") == killed.run("train") == (0, "")
+    assert killed.weights() == straight.weights()
+    assert killed.record() == straight.record()
+    model, _ = load_model(straight.folder / "artifacts/model")
+    assert model.layers[0].self_attn.q_norm.weight.shape == (8,)
+
+
 def test_a_second_trainer_is_refused_and_the_first_goes_on(project, trained):
     first = project.start("train")
     project.wait_for_checkpoint(first, step=7)
