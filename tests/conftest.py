@@ -28,5 +28,5 @@ def checkout() -> Path:
 @pytest.fixture(autouse=True)
 def _no_traces_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test behaves the same under `foundry run`, under `dvc repro` and alone."""
-    for name in ("FOUNDRY_WORK", "FOUNDRY_RUN", "FOUNDRY_PREFIX", "DVC_STAGE", "DVC_ROOT"):
+    for name in ("FOUNDRY_EXACT", "FOUNDRY_WORK", "FOUNDRY_RUN", "FOUNDRY_PREFIX", "DVC_STAGE", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)

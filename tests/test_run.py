@@ -409,3 +409,20 @@ def _gone(pid: int) -> bool:
             return True  # dead, and waiting for its adopter to notice
         time.sleep(0.05)
     return False
+
+
+def test_an_exact_run_tells_its_stages_so_without_another_command_line(checkout, tmp_path):
+    for name in (".dvc/config", ".dvc/.gitignore"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(checkout / name, tmp_path / name)
+    told = "exec python -c \"import os; print(os.environ.get('FOUNDRY_EXACT'), file=open('told', 'a'))\""
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{train: {{cmd: {json.dumps(told)}}}}}\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    supervised = (
+        "from pipeline.commands.run import Plan, supervise; supervise(Plan([['repro']], []), run='x', exact={})"
+    )
+
+    for exact in (True, False):
+        subprocess.run([sys.executable, "-c", supervised.format(exact)], cwd=tmp_path, check=True, capture_output=True)
+
+    assert (tmp_path / "told").read_text().split() == ["1", "None"]

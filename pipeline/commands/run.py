@@ -38,11 +38,15 @@ _DVC_HINTS = {
 @click.command(short_help="Build what the spec describes.")
 @click.option("--from", "first", type=click.Choice(STAGES), help="Run this stage and all after it, changed or not.")
 @click.option("--force", is_flag=True, help="Run every stage (with --from: from there on), changed or not.")
-def command(first: str | None, force: bool) -> None:
+@click.option("--exact", is_flag=True, help="Refuse to go on with an interrupted training that executed otherwise.")
+def command(first: str | None, force: bool, exact: bool) -> None:
     """Build what specs/experiment.yaml describes: corpus, tokenizer, model, validation, exports.
 
     Only what changed since the last run is built again; what was built before comes from the cache. An interrupted
     run goes on where it stopped when the same command is given again. The exit code says which stage failed.
+
+    Training that goes on with other threads, another kind of processor or another torch ends with weights that differ
+    in their last bits. It warns of that; with --exact it refuses (exit code 4).
     """
     from pipeline.commands.prerequisites import require_all
     from pipeline.commands.summary import summarize
@@ -53,7 +57,7 @@ def command(first: str | None, force: bool) -> None:
     before = locked()
     if force and first is None:
         first = STAGES[0]
-    supervise(plan(first), run=run)
+    supervise(plan(first), run=run, exact=exact)
     ran = {stage: status["seconds"] for stage in STAGES if (status := status_of(stage, run)) is not None}
     after = locked()
     restored = [stage for stage in STAGES if stage not in ran and before.get(stage) != after.get(stage)]
@@ -115,8 +119,13 @@ def changed_sources() -> str:
     return min((name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name)), default="")
 
 
-def supervise(plan: Plan, *, run: str) -> None:
+def supervise(plan: Plan, *, run: str, exact: bool = False) -> None:
     """Run DVC on a plan, pass signals on to the stage that is at work, and wait for the end.
+
+    Args:
+        plan: what DVC is to do.
+        run: the identity of this `foundry run`.
+        exact: training must not go on with a run that executed otherwise.
 
     Raises:
         FoundryError: a stage failed, DVC failed, or the run was stopped; `exit_code` is the one to end with.
@@ -128,6 +137,7 @@ def supervise(plan: Plan, *, run: str) -> None:
         **os.environ,
         "PATH": f"{environment_bin()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "FOUNDRY_RUN": run,
+        **({"FOUNDRY_EXACT": "1"} if exact else {}),  # not on DVC's command line, which is part of what it caches by
         "FOUNDRY_PREFIX": sys.prefix,
         # DVC starts stages in $SHELL, which a service account may have set to a program that runs nothing.
         "SHELL": "/bin/sh",

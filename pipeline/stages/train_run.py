@@ -24,18 +24,20 @@ from pipeline.stages.train_signals import listen_for_signals
 from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.checkpoint import Checkpoint, locked, newest_checkpoint
 from pipeline.training.earlier import why_afresh
+from pipeline.training.exact import require_same_execution
 from pipeline.training.loop import train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
 
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
-def build(spec: Spec, *, keep_run: bool = False) -> None:
+def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
     """Make `artifacts/model/`, `reports/training_metrics.json` and `reports/history.csv`.
 
     Args:
         spec: the experiment.
         keep_run: leave the run folder with its checkpoints, and one of the last step, where it is.
+        exact: do not go on with a run whose last bits this process would not reproduce; else it only warns.
     """
     started = time.monotonic()
     source = OUTPUT_OF["tokenizer"]
@@ -49,7 +51,10 @@ def build(spec: Spec, *, keep_run: bool = False) -> None:
             console.warn(problem)
         if checkpoint is None and (reason := why_afresh(spec, run_folder)):
             console.say(reason)
-        _train(spec, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run)
+        setup = set_up(spec, source, checkpoint)
+        if checkpoint is not None and exact:
+            require_same_execution(setup.execution, checkpoint.state["execution"])
+        _train(spec, setup, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run)
         if keep_run:
             return
         for path in run_folder.iterdir():  # not the lock, which is still held
@@ -60,15 +65,20 @@ def build(spec: Spec, *, keep_run: bool = False) -> None:
 
 def fingerprint(spec: Spec, *, inputs: dict[str, str]) -> str:
     """What a checkpoint is bound to: the settings that shape the weights, the data, and the code that trains."""
+    settings = stage_values(spec, "train", effects=("result",))
+    return sha256_bytes(canonical_json({"settings": settings, "inputs": inputs, "code": code_of_training()}).encode())
+
+
+def code_of_training() -> dict[str, str]:
+    """Each file of the code that shapes the result of training → its SHA-256."""
     paths = [_SOURCE / name for name in CODE_OF["train"]]
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
-    code = {file.relative_to(_SOURCE).as_posix(): sha256_file(file) for file in files}
-    settings = stage_values(spec, "train", effects=("result",))
-    return sha256_bytes(canonical_json({"settings": settings, "inputs": inputs, "code": code}).encode())
+    return {file.relative_to(_SOURCE).as_posix(): sha256_file(file) for file in files}
 
 
 def _train(
     spec: Spec,
+    setup: Setup,
     encoded: Path,
     run_folder: Path,
     checkpoint: Checkpoint | None,
@@ -78,7 +88,6 @@ def _train(
     started: float,
     save_last: bool,
 ) -> None:
-    setup = set_up(spec, encoded, checkpoint)
     optimizer = _optimizer(spec, setup)
     judged = mean_weights(setup.model, optimizer)  # around each function that looks at what the model is worth
     _announce(spec, setup, checkpoint)

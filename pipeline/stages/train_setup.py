@@ -79,13 +79,8 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
     hardware.keep_freed_memory()
     _seed_everything(seed)
 
-    task_type = TASKS[spec.task.task_type]
-    train_split = read_encoded(encoded, "train")
-    arguments = {key: value for key, value in spec.section("model").items() if key != "model_name"}
-    arguments |= task_type.sizes(train_split.metadata)
+    task, arguments, batches = open_task(spec, encoded)
     model = build_model(arguments)
-    task = task_type.open(encoded, arguments)
-    batches = task.batches(train_split, batch_size=training.batch_size, seed=seed)
     total_steps = planned_steps(
         batches_per_epoch=batches.per_epoch,
         accumulation=training.gradient_accumulation_steps,
@@ -114,6 +109,22 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
         execution=execution,
         loss=loss,
     )
+
+
+def open_task(spec: Spec, encoded: Path) -> tuple[Task, dict[str, Any], BatchSource]:
+    """The task of a spec, the arguments of its model's class, and the batches of the training split.
+
+    Args:
+        spec: the experiment.
+        encoded: the verified output folder of its tokenizer stage.
+    """
+    task_type = TASKS[spec.task.task_type]
+    split = read_encoded(encoded, "train")
+    arguments = {key: value for key, value in spec.section("model").items() if key != "model_name"}
+    arguments |= task_type.sizes(split.metadata)
+    task = task_type.open(encoded, arguments)
+    batches = task.batches(split, batch_size=spec.training.batch_size, seed=spec.reproducibility.random_seed)
+    return task, arguments, batches
 
 
 def _seed_everything(seed: int) -> None:

@@ -195,6 +195,28 @@ def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was
     assert model.layers[0].self_attn.q_norm.weight.shape == (8,)
 
 
+def test_with_other_kernels_an_exact_run_is_refused_and_any_other_goes_on_with_a_warning(project, monkeypatch):
+    process = project.start("train")
+    project.wait_for_checkpoint(process, step=7)
+    process.kill()
+    process.communicate()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+
+    monkeypatch.setenv("FOUNDRY_EXACT", "1")
+    code, message = project.run("train")
+    monkeypatch.delenv("FOUNDRY_EXACT")
+    process = project.start("train")
+    _, said = process.communicate()
+
+    assert code == 4
+    assert "cpu_capability: " in message
+    assert message.endswith(" → DEFAULT")
+    assert process.returncode == 0
+    assert "resuming after step " in said  # its checkpoints are still there
+    assert "warning: this process executes differently" in said
+    assert "→ DEFAULT" in said
+
+
 def test_a_second_trainer_is_refused_and_the_first_goes_on(project, trained):
     first = project.start("train")
     project.wait_for_checkpoint(first, step=7)
