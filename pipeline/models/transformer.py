@@ -4,7 +4,8 @@
   Llama without the prefix `model.`, and the same layout, so the two map one to one.
 * `gpt`: LayerNorm, learned positions, GELU, biases; pre-norm as in GPT-2.
 * Both, if asked for: grouped-query attention, an output projection tied to the embedding, normalized queries and
-  keys, another feed-forward layer than that of the shape, projections into the residual stream that start at zero.
+  keys, another feed-forward layer than that of the shape, projections into the residual stream that start at zero,
+  documents of one window kept apart.
 * `llama` with normalized queries and keys is Qwen3's shape, and has the names of its weights.
 * Attention is written out (two matrix products and a masked softmax) where that is what export and the CPU
   do best, and calls the fused kernel on CUDA.
@@ -26,6 +27,7 @@ from pipeline.models.model import Model
 
 ModelType = Literal["llama", "gpt"]
 Activation = Literal["auto", "swiglu", "gelu", "relu2"]
+DOCUMENT_START = 1  # id of the token that begins a document, in every tokenizer that this toolkit trains
 
 
 class Cache:
@@ -92,7 +94,15 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
     ) -> Tensor:
-        """Mix (B, T, D) features over the past. `mask` is (T, S), 0 where attention may look, else -inf."""
+        """Mix (B, T, D) features over the past.
+
+        Args:
+            x: the features.
+            mask: (T, S) or (B, 1, T, S), 0 where attention may look, else -inf.
+            rotary: cosines and sines of the tokens' positions, (T, E/2) or (B, 1, T, E/2) each.
+            cache: of keys and values, if there is one.
+            layer: the cache's name for this layer.
+        """
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, E)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, E)
@@ -238,6 +248,8 @@ class Transformer(Model):
         activation: which feed-forward layer, a key of `FEED_FORWARD`; `auto` is that of the shape.
         zero_init: projections into the residual stream start at zero, so that every block starts as the identity
             (Zhang et al., Fixup, arXiv:1901.09321, section 3.2).
+        separate_documents: a token sees only tokens of its own document, and positions count from the document's first
+            token in the window. Without it, documents of one window see those before them.
     """
 
     cos: Tensor
@@ -263,11 +275,13 @@ class Transformer(Model):
         qk_norm: bool = False,
         activation: Activation = "auto",
         zero_init: bool = False,
+        separate_documents: bool = False,
     ) -> None:
         super().__init__()
         self.vocab_size, self.d_model, self.max_seq_len = vocab_size, d_model, max_seq_len
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.model_type, self.dropout = model_type, dropout
+        self.separate_documents = separate_documents
         llama = model_type == "llama"
         self.embed_tokens = nn.Embedding(vocab_size, d_model)
         self.embed_positions = None if llama else nn.Embedding(max_seq_len, d_model)
@@ -309,23 +323,38 @@ class Transformer(Model):
                 nn.init.zeros_(parameter)
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """The (B, T, D) features that the output projection reads, for (B, T) token ids."""
+        """The (B, T, D) features that the output projection reads, for (B, T) token ids.
+
+        What continues a cache is of one document with what the cache holds.
+        """
         length = ids.shape[1]
         start = 0 if cache is None else cache.length
-        x = self.embed_tokens(ids)  # (B, T, D)
-        rotary = None
-        if self.embed_positions is None:
-            rotary = self.cos[start : start + length], self.sin[start : start + length]  # (T, E/2) each
-        else:
-            x = x + self.embed_positions.weight[start : start + length]
-        x = functional.dropout(x, self.dropout, training=self.training)
         mask = self.mask[start : start + length, : start + length]  # (T, S)
+        cos, sin = self.cos[start : start + length], self.sin[start : start + length]  # (T, E/2) each
+        places = None if self.embed_positions is None else self.embed_positions.weight[start : start + length]
+        if self.separate_documents and cache is None:
+            visible = self._visible(ids)
+            mask = torch.where(visible, mask, -math.inf)[:, None]  # (B, 1, T, T)
+            positions = visible.sum(-1) - 1  # (B, T)
+            cos, sin = cos[positions][:, None], sin[positions][:, None]  # (B, 1, T, E/2) each
+            places = None if places is None else places[positions]  # (B, T, D)
+        x = self.embed_tokens(ids)  # (B, T, D)
+        if places is not None:
+            x = x + places
+        x = functional.dropout(x, self.dropout, training=self.training)
+        rotary = (cos, sin) if places is None else None
         for layer, block in enumerate(self.layers):
             x = block(x, mask, rotary, cache, layer)
         if cache is not None:
             cache.length += length
         normed: Tensor = self.norm(x)
         return normed
+
+    def _visible(self, ids: Tensor) -> Tensor:
+        """(B, T, T): which tokens each token may see. Documents begin with a token of their own."""
+        length = ids.shape[1]
+        documents = (ids == DOCUMENT_START).cumsum(1)  # (B, T)
+        return (documents[:, :, None] == documents[:, None, :]) & (self.mask[:length, :length] == 0)
 
     def head(self, hidden: Tensor) -> Tensor:
         """(…, D) features → (…, V) logits."""

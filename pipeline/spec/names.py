@@ -63,6 +63,7 @@ _ALSO_KNOWN_AS = {
     "model.init_std": "initializer_range init_scale initializer_std",
     "model.qk_norm": "qk_layernorm use_qk_norm query_key_norm qk_normalization",
     "model.activation": "activation_function hidden_act act_fn hidden_activation mlp_type ffn_type activation_fn",
+    "model.separate_documents": "document_mask packing pack_documents reset_attention_mask block_diagonal_attention",
     "model.zero_init": "zero_init_residual zero_output_init",
     "model.model_type": "arch model_class",
     "training.learning_rate": "lr max_lr peak_lr base_lr initial_lr init_lr step_size",

@@ -90,6 +90,7 @@ class ModelSettings(TypedDict, total=False):
     qk_norm: bool
     activation: Literal["auto", "swiglu", "gelu", "relu2"]
     zero_init: bool
+    separate_documents: bool
     vocab_size: int
 
 
@@ -249,6 +250,7 @@ class FlatSettings(TypedDict, total=False):
     qk_norm: bool
     activation: Literal["auto", "swiglu", "gelu", "relu2"]
     zero_init: bool
+    separate_documents: bool
     learning_rate: float
     batch_size: int
     gradient_accumulation_steps: int

@@ -12,6 +12,7 @@ import sentencepiece
 
 from pipeline.data.tokenizer import PAD, SPACE_MARK, UNK, Tokenizer, train_tokenizer
 from pipeline.errors import TokenizerError
+from pipeline.models.transformer import DOCUMENT_START
 
 pytestmark = pytest.mark.unit
 
@@ -187,6 +188,7 @@ def test_the_four_built_in_ids_are_those_of_llama():
     tokenizer = trained()
 
     assert (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 1, 2, 3)
+    assert tokenizer.bos_id == DOCUMENT_START
     assert [tokenizer.piece(i) for i in range(5)] == [UNK, "<s>", "</s>", PAD, "\n"]
     assert tokenizer.vocab_size == 330
 

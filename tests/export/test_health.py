@@ -16,8 +16,9 @@ from pipeline import paths
 from pipeline.errors import ArtifactError, ExportError, Interrupted, Preempted
 from pipeline.export.checks import Check, Outcome, Subject, _figures, checks_for
 from pipeline.export.compare import Latency
-from pipeline.export.formats import FORMATS
+from pipeline.export.formats import FORMATS, write_formats
 from pipeline.export.health import check_export, markdown, raise_for_failures, report, run_check
+from pipeline.files import manifest_hash, output_folder
 from pipeline.models.store import load_model
 
 pytestmark = pytest.mark.integration
@@ -51,6 +52,19 @@ def test_an_untouched_export_passes_every_check_in_every_format(health):
     assert health["health_score"] == 100
     assert health["recommendations"] == []
     raise_for_failures(health, where=paths.REPORTS)
+
+
+def test_a_model_with_every_option_passes_every_check_in_every_format(tmp_path, make_model_folder):
+    model_folder, folder = tmp_path / "model", tmp_path / "export"
+    make_model_folder(model_folder, qk_norm=True, activation="relu2", separate_documents=True, tie_embeddings=False)
+    settings = {"formats": list(FORMATS), "opset": 18, "max_abs_diff": 1e-4, "generated_tokens": 8}
+    inputs = {"model": manifest_hash(model_folder)}
+    with output_folder(folder, stage="export", sections={"export": settings}, inputs=inputs) as unfinished:
+        write_formats(model_folder, unfinished, formats=list(FORMATS), opset=18)
+
+    health = check_export(folder, model_folder)
+
+    assert health["all_passed"], [check for check in health["checks"] if check["status"] != "passed"]
 
 
 def test_the_report_keeps_its_schema(health):

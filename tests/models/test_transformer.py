@@ -169,6 +169,63 @@ def test_the_settings_that_are_off_leave_the_first_weights_as_they_were() -> Non
     assert {name.rsplit(".", 2)[1] for name in states[1].keys() - states[0].keys()} == {"q_norm", "k_norm"}
 
 
+# Three documents of 5, 7 and 4 tokens in a window, the first one cut off at its start.
+PACKED = [7, 8, 9, 10, 2, 1, 20, 21, 22, 23, 24, 2, 1, 30, 31, 32]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt"])
+def test_changing_a_document_leaves_the_logits_of_the_others_bit_equal(model_type: str) -> None:
+    model = make(model_type=model_type, separate_documents=True, qk_norm=True)
+    ids = torch.tensor([PACKED, PACKED[::-1]])
+    changed = ids.clone()
+    changed[0, :4] = torch.tensor([40, 41, 42, 43])
+    changed[0, 6:11] = torch.tensor([11, 12, 13, 14, 15])
+
+    before, after = model(ids), model(changed)
+
+    assert torch.equal(before[0, 12:], after[0, 12:])
+    assert torch.equal(before[1], after[1])
+    assert not torch.equal(before[0, 6:12], after[0, 6:12])
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt"])
+def test_a_document_in_a_window_of_many_has_the_logits_that_it_has_alone(model_type: str) -> None:
+    model = make(model_type=model_type, separate_documents=True)
+
+    packed = model(torch.tensor([PACKED]))[0]
+
+    for first, last in ((0, 5), (5, 12), (12, 16)):
+        alone = model(torch.tensor([PACKED[first:last]]))[0]
+        torch.testing.assert_close(packed[first:last], alone, atol=1e-6, rtol=1e-5)
+
+
+def test_without_the_setting_a_document_sees_the_one_before_it() -> None:
+    model = make()
+    ids = torch.tensor([PACKED])
+    changed = ids.clone()
+    changed[0, 0] = 40
+
+    assert bool((model(ids) != model(changed)).any(-1).all())
+
+
+def test_gradients_of_a_document_do_not_reach_the_others() -> None:
+    model = make(separate_documents=True)
+    model.embed_tokens.weight.grad = None
+
+    model(torch.tensor([PACKED]))[0, 13:, :].sum().backward()
+
+    moved = model.embed_tokens.weight.grad
+    direct = make(separate_documents=True)
+    direct(torch.tensor([PACKED[12:]]))[0, 1:, :].sum().backward()
+    torch.testing.assert_close(moved, direct.embed_tokens.weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_window_of_one_document_is_as_without_the_setting() -> None:
+    ids = torch.randint(2, 50, (2, 16))
+
+    assert torch.equal(make(separate_documents=True)(ids), make()(ids))
+
+
 def test_dropout_acts_in_training_only() -> None:
     model = make(dropout=0.5)
     ids = torch.randint(50, (1, 8))

@@ -175,7 +175,9 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(projec
 
 
 def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was_not(encoded, tmp_path):
-    changed = SPEC.replace("dropout: 0.1", "dropout: 0.1, qk_norm: true, activation: relu2, zero_init: true")
+    changed = SPEC.replace(
+        "dropout: 0.1", "dropout: 0.1, qk_norm: true, activation: relu2, zero_init: true, separate_documents: true"
+    )
     changed = changed.replace("epochs: 3", "epochs: 3, ema_decay: 0.9")
     changed += "optimizer: {optimizer_name: muon}\n"
     straight, killed = (Project(tmp_path / name) for name in ("straight", "killed"))
