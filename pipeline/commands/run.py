@@ -101,22 +101,23 @@ def changed_sources() -> str:
     DVC does not know these files: the spec names them, not dvc.yaml.
     """
     from pipeline.data.pictures import files_of_folder
-    from pipeline.data.sources import files_of
+    from pipeline.data.sources import own_files
     from pipeline.files import MANIFEST, sha256_file
     from pipeline.spec import load_spec
 
     source = load_spec(DEFAULT_SPEC).section("dataset")["source"]
     manifest = OUTPUT_OF["corpus"] / MANIFEST
-    if source["kind"] not in ("files", "image_folder") or not manifest.is_file():
+    if not manifest.is_file():
         return ""
     try:
         recorded: dict[str, str] = read_artefact(manifest, "manifest")["inputs"]
-        texts = source["kind"] == "files"
-        files = files_of(source["paths"], Path()) if texts else files_of_folder(source["path"], Path())
+        pictures = source["kind"] == "image_folder"
+        files = files_of_folder(source["path"], Path()) if pictures else own_files(source, Path())
         now = {name: sha256_file(path) for name, path in files.items()}
     except (FoundryError, OSError):
         return ""  # a stage finds the same and says what to do about it
-    return min((name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name)), default="")
+    changed = (name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
+    return min(changed, default="") if now else ""
 
 
 def supervise(plan: Plan, *, run: str, exact: bool = False) -> None:

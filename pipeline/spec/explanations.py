@@ -476,8 +476,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         "The document is about a model or a task that this toolkit does not train. Keep it with the system it is for."
     ),
     "E0608": Explanation(
-        "The earlier system fetched a text by the name of a data set. A spec says where its text is, so the name alone "
-        "is not enough: `--text PATH` names the files or folders that hold it."
+        "The earlier system fetched a text by the name of a data set. A name of the Hugging Face hub, `owner/name`, "
+        "becomes a source of kind `hub`. Of any other a spec must say where it is: `--text PATH` names the files or "
+        "folders that hold it."
     ),
     # Templates
     "E0701": Explanation(

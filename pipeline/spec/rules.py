@@ -236,6 +236,12 @@ _EXPERIMENT_UNREAD = (
         "split_method is contiguous",
     ),
     Unread(
+        "dataset.source.revision",
+        "dataset.source.repository",
+        lambda name: name.startswith((".", "/")),
+        "repository is a folder, which has no revision",
+    ),
+    Unread(
         "dataset.source.text_field",
         "dataset.source.format",
         lambda form: form in ("text", "markdown"),

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 class SourceSettings(TypedDict, total=False):
     """Where the documents come from."""
 
-    kind: Literal["wheel", "url", "files", "digits", "image_folder"]
+    kind: Literal["wheel", "url", "files", "hub", "digits", "image_folder"]
     package: str
     version: str
     sha256: str | None
@@ -17,6 +17,11 @@ class SourceSettings(TypedDict, total=False):
     max_bytes: int
     compression: Literal["auto", "none", "gzip"]
     paths: list[str]
+    repository: str
+    revision: str | None
+    subset: str | None
+    split: str
+    max_rows: int | None
     format: Literal["auto", "text", "markdown", "jsonl"]
     text_field: str
     path: str

@@ -19,6 +19,7 @@ CODE_OF = {
         "pipeline/data/corpus.py",
         "pipeline/data/documents.py",
         "pipeline/data/download.py",
+        "pipeline/data/hub.py",
         "pipeline/data/leakage.py",
         "pipeline/data/markdown.py",
         "pipeline/data/picture_arrays.py",

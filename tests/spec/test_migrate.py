@@ -291,7 +291,9 @@ def test_a_value_that_was_wrong_then_is_shown_on_its_own_line(problems_of, conte
 
 
 def test_everything_that_stands_in_the_way_is_said_at_once(problems_of):
-    problems = problems_of({**FLAT, "model_file": "m.py", "dropout": 7.0, "foo": 1}, options=Options())
+    problems = problems_of(
+        {**FLAT, "dataset_name": "plays", "model_file": "m.py", "dropout": 7.0, "foo": 1}, options=Options()
+    )
 
     assert [problem.code for problem in problems] == ["E0608", "E0605", "E0303", "E0604"]
 
@@ -324,6 +326,36 @@ def test_a_text_that_is_only_named_must_be_given(problems_of):
 
     assert (problem.code, problem.line) == ("E0608", 4)
     assert problem.hint.endswith("--text PATH")
+
+
+@pytest.mark.parametrize(
+    ("config", "source"),
+    [
+        ({}, {"repository": "Salesforce/wikitext", "subset": "wikitext-103-v1", "split": "train"}),
+        ({"dataset_name": "imdb", "dataset_split": "test"}, {"repository": "stanfordnlp/imdb", "split": "test"}),
+        (
+            {"dataset_name": "wikitext", "dataset_subset": "wikitext-2-raw-v1"},
+            {"repository": "Salesforce/wikitext", "subset": "wikitext-2-raw-v1"},
+        ),
+        ({"dataset_name": "owner/tales", "dataset_subset": None}, {"repository": "owner/tales", "subset": None}),
+    ],
+)
+def test_a_text_that_a_name_of_the_hub_means_is_read_from_there(migrated, config, source):
+    done = migrated({**FLAT, **config}, options=Options())
+
+    found = spec_of(done).to_dict()["dataset"]["source"]
+    assert found == {"kind": "hub", "revision": None, "subset": None, "split": "train"} | source | {
+        "text_field": "text",
+        "max_rows": None,
+    }
+    assert any("the name is one of the Hugging Face hub" in line for line in done.report)
+
+
+def test_text_that_is_given_comes_before_a_name_of_the_hub(migrated):
+    done = migrated({**FLAT, "dataset_name": "owner/tales", "dataset_split": "test"})
+
+    assert spec_of(done).to_dict()["dataset"]["source"]["kind"] == "files"
+    assert any("dataset_split" in line and "dropped" in line for line in done.report)
 
 
 def test_a_key_of_two_systems_is_not_guessed_at(problems_of, migrated):

@@ -202,6 +202,14 @@ def test_a_setting_that_the_corpus_makes_idle_is_a_warning(dataset, text, path):
     assert (warning.code, warning.path) == ("W0102", path)
 
 
+def test_the_revision_of_a_folder_is_a_warning():
+    source = f"source: {{kind: hub, repository: ./tales, revision: {'a' * 40}}}"
+
+    [warning] = parse_spec(f"schema_version: 1\nname: x\ndataset: {{{source}}}\n".encode(), "x.yaml").warnings
+
+    assert (warning.code, warning.path) == ("W0102", "dataset.source.revision")
+
+
 def test_early_stopping_without_a_validation_split_is_a_warning():
     dataset = "dataset: {source: {kind: files, paths: [a]}, validation_split: 0, test_split: 0.1}"
     text = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -115,6 +115,7 @@ class Dialect:
         fixed: settings that had no keys.
         sections: its sections → those of today, where comments and order are kept.
         names_text: the key that names a text without saying where it is; empty when there is none.
+        split_of_text, subset_of_text: the keys that say which part of it is read, where it is on the hub.
         has_options: whether its keys are options of a command, which may be written with their dashes.
     """
 
@@ -126,7 +127,22 @@ class Dialect:
     fixed: tuple[Fixed, ...] = ()
     sections: Mapping[str, str] = field(default_factory=dict)
     names_text: str = ""
+    split_of_text: str = ""
+    subset_of_text: str = ""
     has_options: bool = False
+
+    def on_hub(self, repository: str, subset: str | None) -> Dialect:
+        """The same where the text is a dataset of the hub, so that nobody needs to say where it is."""
+        parts = (
+            Carried(self.split_of_text, "dataset.source.split", "train"),
+            Carried(self.subset_of_text, "dataset.source.subset", subset, lambda given: given or subset),
+        )
+        source = (
+            Fixed("dataset.source.kind", "hub", "the name is one of the Hugging Face hub"),
+            Fixed("dataset.source.repository", repository, f"what {self.names_text} means there"),
+        )
+        others = tuple(row for row in self.rows if row.old not in {part.old for part in parts})
+        return replace(self, rows=(*parts, *others), fixed=(*source, *self.fixed), names_text="")
 
     def row(self, old: str) -> Row | None:
         """What the table says about a dotted key."""

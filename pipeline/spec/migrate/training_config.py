@@ -19,7 +19,6 @@ from pipeline.spec.migrate.table import (
 
 _NO_CODE = "a spec names no code, and this model is a Python file"
 _TRACKING = "reports/ holds every run's metrics; nothing is sent to a tracking service"
-_OWN_TEXT = "the text is the one given with --text"
 _UNTRAINED = {
     "bert": "models of type bert (masked, encoder-only) cannot be trained: this version trains decoder-only models",
     "t5": "models of type t5 (encoder-decoder) cannot be trained: this version trains decoder-only models",
@@ -42,13 +41,15 @@ TRAINING_CONFIG = Dialect(
     title="flat training config",
     kind="experiment",
     names_text="dataset_name",
+    split_of_text="dataset_split",
+    subset_of_text="dataset_subset",
     rows=(
         Carried("run_name", "name", meaning=as_name),
         Carried("notes", "notes", ""),
         # The text
         Carried("dataset_name", "dataset.dataset_name", "wikitext-103-v1"),
-        Dropped("dataset_split", _OWN_TEXT),
-        Dropped("dataset_subset", _OWN_TEXT),
+        Dropped("dataset_split", "--text gives the whole text; of a dataset of the hub it is dataset.source.split"),
+        Dropped("dataset_subset", "--text gives the whole text; of a dataset of the hub it is dataset.source.subset"),
         Carried("validation_split", "dataset.validation_split", 0.1),
         Carried("max_train_samples", "dataset.max_train_samples", None),
         Carried("max_val_samples", "dataset.max_val_samples", None),

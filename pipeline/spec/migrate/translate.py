@@ -12,7 +12,7 @@ from pipeline.spec.check import check
 from pipeline.spec.diagnose import Problem
 from pipeline.spec.document import UNUSABLE, Document, Keys, Place, dotted
 from pipeline.spec.migrate.dialects import old_leaves
-from pipeline.spec.migrate.names import as_name
+from pipeline.spec.migrate.names import as_name, on_hub
 from pipeline.spec.migrate.table import UNSET, Carried, Dialect, Dropped, Lost, Row
 from pipeline.spec.nearest import closest
 from pipeline.spec.rules import RULES
@@ -122,8 +122,10 @@ def translate(
         document: a document of version 0.
         dialect: what it is written in.
         dropped: dotted keys that are to be treated as if they were not there.
-        text: files that hold the text to learn from, for a dialect that only names it.
+        text: files that hold the text to learn from, for a dialect that only names it; without them a name of the
+            Hugging Face hub is read from there.
     """
+    dialect = dialect if text else _with_hub(document, dialect)
     found = Translation(document, dialect, problems=list(document.problems))
     found.settings["schema_version"] = 1
     found.settings["kind"] = dialect.kind
@@ -138,6 +140,17 @@ def translate(
     found.problems += _checked(found)
     found.problems.sort(key=lambda problem: (problem.line, problem.column))
     return found
+
+
+def _with_hub(document: Document, dialect: Dialect) -> Dialect:
+    meant = on_hub(_name_of_text(document, dialect)) if dialect.names_text else None
+    return dialect.on_hub(*meant) if meant else dialect
+
+
+def _name_of_text(document: Document, dialect: Dialect) -> Any:
+    row = dialect.row(dialect.names_text)
+    assert isinstance(row, Carried)
+    return document.values.get(dialect.names_text, row.default)
 
 
 # Keys of the earlier document
@@ -222,9 +235,7 @@ def _place_text(found: Translation, text: Collection[str]) -> None:
         found.settings.update({"dataset.source.kind": "files", "dataset.source.paths": list(text)})
         found.sources.update({"dataset.source.kind": source, "dataset.source.paths": source})
     elif key:
-        row = found.dialect.row(key)
-        assert isinstance(row, Carried)
-        name = found.document.values.get(key, row.default)
+        name = _name_of_text(found.document, found.dialect)
         message = f"the text comes from the dataset {spelled(name)}, and a spec says where its text is"
         hint = f"name its files or folders: foundry migrate {found.document.file} --text PATH"
         place = found.document.place_of((key,))
