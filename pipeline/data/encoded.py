@@ -19,6 +19,7 @@ _IDS = "ids"  # a type that tokenizer.json names: `uint16` or `uint32`, whicheve
 # Kind → array → how its file's name ends after that of the split, and the type of its entries (little-endian).
 ARRAYS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "tokens": {"tokens": (".bin", _IDS), "offsets": (".offsets.bin", "int64")},
+    "pictures": {"pictures": (".pictures.bin", "uint8"), "labels": (".labels.bin", "int64")},
 }
 
 
@@ -32,6 +33,8 @@ class EncodedSplit:
     * `tokens`: `<split>.bin` is `tokens` (N,), the ids of all documents one after the other, each as `<s> ids </s>`, of
       the type that `dtype` says; `<split>.offsets.bin` is `offsets` (D + 1,) int64, where each document starts, and
       the end.
+    * `pictures`: `<split>.pictures.bin` is `pictures` (N, C, H, W) uint8, with white as 255, all of one `image_size`;
+      `<split>.labels.bin` is `labels` (N,) int64, the number of each picture's class.
 
     A split without documents has empty files. `metadata["splits"][name]` counts what the files hold (`documents` and
     more, by kind), `metadata["classes"]` lists the names of classes in the order of their numbers.
@@ -62,6 +65,16 @@ class EncodedSplit:
         """The (N,) ids of all its documents, for kinds made of text."""
         return self.arrays["tokens"]
 
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """(N, C, H, W) pixels, for kinds made of pictures."""
+        return self.arrays["pictures"].reshape(-1, *self.metadata["image_size"])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) numbers of the classes, for kinds that have some."""
+        return self.arrays["labels"]
+
 
 def read_encoded(folder: Path, split: str) -> EncodedSplit:
     """Map a split of an encoded corpus into memory.
@@ -89,6 +102,11 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """
     metadata: dict[str, Any] = read_artefact(folder / METADATA, "tokenizer")
     return metadata
+
+
+def beside_model(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of an encoded corpus that a model made from it cannot be used without."""
+    return (METADATA,) if metadata["kind"] == "pictures" else ("tokenizer.model", METADATA)
 
 
 def map_array(path: Path, dtype: str) -> NDArray[Any]:

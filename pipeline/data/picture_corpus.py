@@ -80,6 +80,7 @@ def build_picture_corpus(
         "kind": KIND,
         "dtype": "uint8",
         "image_size": list(source.size),
+        "fit": source.fit,
         "classes": source.classes,
         "channel_mean": mean,
         "channel_std": std,

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.data.picture_files import INSTALL, Pixels, Size, decode_picture, read_picture_file
 from pipeline.data.sources import name_of
 from pipeline.errors import CorpusError
 from pipeline.files import sha256_bytes
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Pixels = NDArray[np.uint8]  # (C, H, W), 0 is black and 255 is white
-Size = tuple[int, int, int]  # channels, height and width
-
-MAX_PIXELS = 50_000_000  # of one file as it stands on disk; a 50-megapixel photograph is 150 MB once it is decoded
 MAX_BYTES = 2_000_000_000  # of all pictures together, which are held in memory
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # of those endings; Pillow reads many more
-_MODE_OF = {1: "L", 3: "RGB"}  # channels → Pillow's name for them
-_INSTALL = 'pip install "model-foundry[vision]"'
-# What Pillow raises for files that are cut off or damaged, from its own code and from the libraries below it.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -43,7 +27,7 @@ class Picture:
     Attributes:
         name: where it is from, for messages and reports.
         label: number of its class.
-        pixels: see `Pixels`.
+        pixels: (C, H, W); see `Pixels`.
     """
 
     name: str
@@ -64,6 +48,7 @@ class PictureSource:
         pictures: in a fixed order, all of one size.
         classes: names, in the order of their numbers.
         size: of every picture.
+        fit: how pictures of another size were brought to it, and others will be: a key of `picture_files.FITS`.
         inputs: what they were read from → SHA-256 of its bytes.
         bytes: bytes of what was read.
         resized: how many files had another size.
@@ -73,6 +58,7 @@ class PictureSource:
     pictures: list[Picture]
     classes: list[str]
     size: Size
+    fit: str
     inputs: dict[str, str]
     bytes: int
     resized: int = 0
@@ -105,7 +91,7 @@ def read_digits(*, project: Path) -> PictureSource:  # noqa: ARG001 - every sour
     try:
         from sklearn.datasets import load_digits  # noqa: PLC0415 - an extra, and a second to import
     except ImportError as error:
-        raise CorpusError("the digits are part of scikit-learn, which is not installed", hint=_INSTALL) from error
+        raise CorpusError("the digits are part of scikit-learn, which is not installed", hint=INSTALL) from error
     found = load_digits()
     shades = found.images.astype(np.int64)  # (N, 8, 8), 0 to 16
     pixels = ((shades * 255 + 8) // 16).astype(np.uint8)[:, np.newaxis]
@@ -113,7 +99,7 @@ def read_digits(*, project: Path) -> PictureSource:  # noqa: ARG001 - every sour
     pictures = [Picture(f"digit {n}", int(label), pixels[n]) for n, label in enumerate(labels)]
     data = pixels.tobytes() + labels.tobytes()
     inputs = {"scikit-learn digits": sha256_bytes(data)}
-    return PictureSource(pictures, [str(name) for name in found.target_names], (1, 8, 8), inputs, len(data))
+    return PictureSource(pictures, [str(name) for name in found.target_names], (1, 8, 8), "pad", inputs, len(data))
 
 
 def read_image_folder(*, path: str, image_size: list[int], fit: str = "crop", project: Path) -> PictureSource:
@@ -125,7 +111,7 @@ def read_image_folder(*, path: str, image_size: list[int], fit: str = "crop", pr
     Args:
         path: the folder, relative to the project.
         image_size: channels (1: grey, 3: colour), height and width that every picture is brought to.
-        fit: a key of `FITS`: how a picture of another size is brought to it.
+        fit: a key of `picture_files.FITS`: how a picture of another size is brought to it.
         project: the folder that the path is relative to.
 
     Raises:
@@ -145,14 +131,14 @@ def read_image_folder(*, path: str, image_size: list[int], fit: str = "crop", pr
     for label, (found, _) in enumerate(files.values()):
         for file in found:
             name = name_of(file, project)
-            data = _bytes_of(file, name)
+            data = read_picture_file(file, name)
             pixels, was_resized = decode_picture(data, name=name, size=size, fit=fit)
             pictures.append(Picture(name, label, pixels))
             inputs[name] = sha256_bytes(data)
             read_bytes += len(data)
             resized += was_resized
     ignored = tuple(name_of(file, project) for _, others in files.values() for file in others)
-    return PictureSource(pictures, list(files), size, inputs, read_bytes, resized, ignored)
+    return PictureSource(pictures, list(files), size, fit, inputs, read_bytes, resized, ignored)
 
 
 def files_of_folder(path: str, project: Path) -> dict[str, Path]:
@@ -169,53 +155,6 @@ PICTURE_SOURCES: Mapping[str, Callable[..., PictureSource]] = {
     "digits": read_digits,
     "image_folder": read_image_folder,
 }
-
-
-def decode_picture(data: bytes, *, name: str, size: Size, fit: str) -> tuple[Pixels, bool]:
-    """The pixels of a picture file, upright and of the size asked for.
-
-    A picture that is stored lying down is turned as its EXIF orientation says. What is transparent lies on white.
-
-    Args:
-        data: bytes of the file.
-        name: of the file, for messages.
-        size: channels, height and width.
-        fit: a key of `FITS`.
-
-    Returns:
-        The pixels, and whether the file had another height or width.
-
-    Raises:
-        CorpusError: it is no picture of a known format, is damaged, unreasonably large, or refused by `fit`; or Pillow
-            is not installed.
-    """
-    try:
-        from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise CorpusError("reading pictures takes Pillow, which is not installed", hint=_INSTALL) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of metadata, which is not used
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise _too_large(name)
-                opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                picture = _flat(upright, mode=_MODE_OF[size[0]], name=name)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise _too_large(name) from error
-    except _DAMAGED as error:
-        hint = "open it in an image viewer: save it again as PNG or JPEG, or remove it"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = f"the file is not a picture that can be read, or is damaged: {_plain(reason)}"
-        raise CorpusError(message, where=name, hint=hint) from error
-    height, width = size[1:]
-    other_size = picture.size != (width, height)
-    if other_size:
-        picture = FITS[fit](picture, width, height, name)
-    pixels = np.asarray(picture, np.uint8).reshape(height, width, size[0])
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), other_size
 
 
 def _files_by_class(path: str, project: Path) -> dict[str, tuple[list[Path], list[Path]]]:
@@ -243,74 +182,6 @@ def _files_of_class(folder: Path) -> tuple[list[Path], list[Path]]:
     seen = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     pictures = [path for path in seen if path.suffix.lower() in ENDINGS]
     return pictures, [path for path in seen if path.suffix.lower() not in ENDINGS]
-
-
-def _bytes_of(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except PermissionError as error:
-        raise CorpusError("the file may not be read", where=name, hint="change its permissions") from error
-
-
-def _flat(picture: Image, *, mode: str, name: str) -> Image:
-    """A picture without transparency, in the channels asked for."""
-    from PIL import Image  # noqa: PLC0415 - an extra
-
-    if picture.mode in ("I", "F"):
-        message = f"pixels of the kind {picture.mode!r} have no fixed white"
-        raise CorpusError(message, where=name, hint="save it with 8 or 16 bits for each channel")
-    if picture.mode.startswith("I;16"):  # Pillow would cut off what is above 255
-        return Image.fromarray((np.asarray(picture, np.uint16) >> 8).astype(np.uint8)).convert(mode)
-    if picture.has_transparency_data:
-        shown = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert(mode)
-    return picture.convert(mode)
-
-
-def _crop(picture: Image, width: int, height: int, _name: str) -> Image:
-    """Scale until the smaller side fits, and take the middle."""
-    from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
-
-    return ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
-
-
-def _pad(picture: Image, width: int, height: int, _name: str) -> Image:
-    """Scale until the larger side fits, and fill up with black."""
-    from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
-
-    return ImageOps.pad(picture, (width, height), Image.Resampling.BILINEAR)
-
-
-def _stretch(picture: Image, width: int, height: int, _name: str) -> Image:
-    """Scale each side by itself."""
-    from PIL import Image  # noqa: PLC0415 - an extra
-
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _exact(picture: Image, width: int, height: int, name: str) -> Image:
-    """Refuse every other size."""
-    message = f"the picture is {picture.width} x {picture.height} pixels, not {width} x {height}"
-    hint = "scale it, or set dataset.source.fit to crop, pad or stretch"
-    raise CorpusError(message, where=name, hint=hint)
-
-
-FITS: Mapping[str, Callable[[Image, int, int, str], Image]] = {
-    "crop": _crop,
-    "pad": _pad,
-    "stretch": _stretch,
-    "exact": _exact,
-}
-
-
-def _too_large(name: str) -> CorpusError:
-    hint = "scale it down, or remove it; a small file that unpacks to gigabytes is made to exhaust memory"
-    return CorpusError(f"the picture has more than {MAX_PIXELS:,} pixels", where=name, hint=hint)
-
-
-def _plain(reason: str) -> str:
-    """What a library said, without the address of the object that it was said about."""
-    return reason.split(" <", 1)[0]
 
 
 def count_by_class(pictures: list[Picture], classes: list[str]) -> dict[str, int]:

@@ -51,6 +51,8 @@ CODES = {
     "E0411": "several machines for a strategy of one process",
     "E0421": "task for another kind of source",
     "E0422": "pictures of an unknown kind of colour",
+    "E0423": "model for another kind of task",
+    "E0424": "groups of a norm that do not divide its channels",
     "E0601": "a configuration of an earlier system",
     "E0602": "a configuration of one of several earlier systems",
     "E0603": "neither a document of today nor one of an earlier system",

@@ -43,6 +43,7 @@ _TEMPLATE = (
     f"{_DOCUMENT.format('template')}description: An example.\nfor: experiment\n"
     "parameters:\n  epochs: {type: integer, title: passes, default: 2}\n"
 )
+_SEES = "schema_version: 1\nname: example\ntask: {task_type: vision_classification}\nmodel: {model_type: cnn}\n"
 _SOURCE = "  dataset: {source: {kind: files, paths: [corpus]}}\n"
 
 
@@ -291,17 +292,31 @@ EXPLANATIONS: dict[str, Explanation] = {
     "E0421": Explanation(
         "Pictures and texts become different arrays, and a task is about one of them: vision_classification needs a "
         "source of pictures (`digits`, `image_folder`), every other task a source of text.",
-        "dataset: {source: {kind: digits}}\ntask: {task_type: lm}\n",
-        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\n",
+        "dataset: {source: {kind: digits}}\nmodel: {model_type: llama}\ntask: {task_type: lm}\n",
+        "dataset: {source: {kind: digits}}\nmodel: {model_type: cnn}\ntask: {task_type: vision_classification}\n",
         head="schema_version: 1\nname: example\n",
     ),
     "E0422": Explanation(
         "`image_size` begins with the channels: 1 for grey, 3 for colour. A first number like 32 mostly means that "
         "height, width and channels stand in another order.",
-        "dataset:\n  source: {kind: image_folder, path: pictures, image_size: [32, 32, 3]}\n"
-        "task: {task_type: vision_classification}\n",
-        "dataset:\n  source: {kind: image_folder, path: pictures, image_size: [3, 32, 32]}\n"
-        "task: {task_type: vision_classification}\n",
+        "dataset:\n  source: {kind: image_folder, path: pictures, image_size: [32, 32, 3]}\n",
+        "dataset:\n  source: {kind: image_folder, path: pictures, image_size: [3, 32, 32]}\n",
+        head=_SEES,
+    ),
+    "E0423": Explanation(
+        "Each model takes one kind of input: convolutions (`cnn`) take pictures, transformers take text. Which of the "
+        "two there is follows from task_type.",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\nmodel: {model_type: gpt}\n",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\nmodel: {model_type: cnn}\n",
+        head="schema_version: 1\nname: example\n",
+    ),
+    "E0424": Explanation(
+        "GroupNorm shares the channels of a stage out among groups of equal size, so that norm_groups must divide "
+        "each entry of stage_channels.",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\n"
+        "model: {model_type: cnn, stage_channels: [12, 24]}\n",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\n"
+        "model: {model_type: cnn, stage_channels: [12, 24], norm_groups: 4}\n",
         head="schema_version: 1\nname: example\n",
     ),
     # Rules of other documents

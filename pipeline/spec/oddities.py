@@ -16,8 +16,10 @@ _NEVER_UNUSUAL, _ALWAYS_UNUSUAL = 1e-3, 1e-2
 FLOPS_WORTH_COMPILING = 2e13
 
 
-def rate_fits_width(learning_rate: float, d_model: int) -> Finding:
-    """The wider the model, the smaller the steps that it stands."""
+def rate_fits_width(learning_rate: float, d_model: int, model_type: str) -> Finding:
+    """The wider a transformer, the smaller the steps that it stands."""
+    if model_type == "cnn":
+        return None
     usual = min(max(_RATE_TIMES_WIDTH / d_model, _NEVER_UNUSUAL), _ALWAYS_UNUSUAL)
     if learning_rate <= usual:
         return None
@@ -71,9 +73,10 @@ def compiling_pays(  # noqa: PLR0917 - a rule takes the values that it reads
     d_model: int,
     d_ff: int,
     num_layers: int,
+    model_type: str,
 ) -> Finding:
     """torch.compile takes half a minute before the first step."""
-    if compile_mode in ("auto", None) or max_steps is None:
+    if compile_mode in ("auto", None) or max_steps is None or model_type == "cnn":
         return None
     tokens = max_steps * batch_size * gradient_accumulation_steps * max_seq_len
     weights = num_layers * (4 * d_model**2 + 3 * d_model * d_ff)  # of attention and feed-forward parts: most of all
@@ -116,7 +119,7 @@ def budgets_can_be_missed(on_budget_failure: str, *budgets: float | None) -> Fin
 
 
 ODD_EXPERIMENT = (
-    Rule("W0101", ("training.learning_rate", "model.d_model"), rate_fits_width),
+    Rule("W0101", ("training.learning_rate", "model.d_model", "model.model_type"), rate_fits_width),
     Rule(
         "W0102",
         (
@@ -139,7 +142,7 @@ ODD_EXPERIMENT = (
         (
             "hardware.compile_mode", "training.max_steps", "training.batch_size",
             "training.gradient_accumulation_steps", "model.max_seq_len", "model.d_model", "model.d_ff",
-            "model.num_layers",
+            "model.num_layers", "model.model_type",
         ),
         compiling_pays,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -148,6 +149,26 @@ def task_is_about_the_source(task_type: str, kind: str) -> Finding:
     )
 
 
+def model_fits_the_task(model_type: str, task_type: str) -> Finding:
+    """Convolutions are for pictures, and transformers for text."""
+    if (model_type == "cnn") == (task_type in _OF_PICTURES):
+        return None
+    if model_type == "cnn":
+        return f"model_type cnn takes pictures, but task_type {task_type} is about text", "set model_type to llama"
+    return f"model_type {model_type} takes text, but task_type {task_type} is about pictures", "set model_type to cnn"
+
+
+def groups_divide_channels(norm_groups: int, stage_channels: list[int], model_type: str) -> Finding:
+    """Each group of a norm has an equal number of channels."""
+    if model_type != "cnn" or all(channels % norm_groups == 0 for channels in stage_channels):
+        return None
+    fitting = math.gcd(*stage_channels)
+    return (
+        f"norm_groups {norm_groups} does not divide each of stage_channels {list(stage_channels)}",
+        f"take a divisor of {fitting}, or multiples of {norm_groups} as channels",
+    )
+
+
 def pictures_are_grey_or_coloured(image_size: list[int] | None) -> Finding:
     """Files hold one channel of grey or three of colour."""
     if image_size is None or image_size[0] in (1, 3):
@@ -185,6 +206,8 @@ _EXPERIMENT = (
     Rule("E0411", ("hardware.strategy", "hardware.num_nodes"), one_process_stays_on_one_machine),
     Rule("E0421", ("task.task_type", "dataset.source.kind"), task_is_about_the_source),
     Rule("E0422", ("dataset.source.image_size",), pictures_are_grey_or_coloured),
+    Rule("E0423", ("model.model_type", "task.task_type"), model_fits_the_task),
+    Rule("E0424", ("model.norm_groups", "model.stage_channels", "model.model_type"), groups_divide_channels),
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
@@ -295,6 +318,23 @@ _EXPERIMENT_UNREAD = (
             "tokenizer.max_sentence_length",
         )
     ),
+    *(
+        Unread(f"model.{name}", "model.model_type", lambda kind: kind == "cnn", "model_type is cnn")
+        for name in (
+            "d_model",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "d_ff",
+            "max_seq_len",
+            "tie_embeddings",
+            "init_std",
+        )
+    ),
+    *(
+        Unread(f"model.{name}", "model.model_type", lambda kind: kind != "cnn", "model_type is not cnn")
+        for name in ("stage_channels", "blocks_per_stage", "norm_groups")
+    ),
     Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "formats has no onnx"),
 )
 
@@ -302,9 +342,9 @@ _EXPERIMENT_UNREAD = (
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "task.task_type",
-        lambda kind: kind != "lm",
-        "it trains language models only",
-        "set it to lm",
+        lambda kind: kind not in ("lm", "vision_classification"),
+        "it trains lm and vision_classification",
+        "set it to one of them",
     ),
     Unsupported(
         "training.resume_from_checkpoint",

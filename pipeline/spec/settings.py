@@ -77,10 +77,13 @@ class TaskSettings(TypedDict, total=False):
 
 
 class ModelSettings(TypedDict, total=False):
-    """A decoder-only transformer."""
+    """What learns: a decoder-only transformer for text, a convolutional network for pictures."""
 
     model_name: str
-    model_type: Literal["llama", "gpt"]
+    model_type: Literal["llama", "gpt", "cnn"]
+    stage_channels: list[int]
+    blocks_per_stage: int
+    norm_groups: int
     d_model: int
     num_layers: int
     num_heads: int
@@ -240,7 +243,10 @@ class FlatSettings(TypedDict, total=False):
         "lm", "seq2seq", "classification", "text_classification", "vision_classification", "vision_multilabel"
     ]
     model_name: str
-    model_type: Literal["llama", "gpt"]
+    model_type: Literal["llama", "gpt", "cnn"]
+    stage_channels: list[int]
+    blocks_per_stage: int
+    norm_groups: int
     d_model: int
     num_layers: int
     num_heads: int

@@ -24,6 +24,7 @@ CODE_OF = {
         "pipeline/data/markdown.py",
         "pipeline/data/picture_arrays.py",
         "pipeline/data/picture_corpus.py",
+        "pipeline/data/picture_files.py",
         "pipeline/data/pictures.py",
         "pipeline/data/sources.py",
         "pipeline/data/splits.py",
@@ -40,6 +41,8 @@ CODE_OF = {
     "train": (
         "pipeline/data/batches.py",
         "pipeline/data/encoded.py",
+        "pipeline/data/picture_batches.py",
+        "pipeline/data/picture_files.py",
         "pipeline/data/tokenizer.py",
         "pipeline/models",
         "pipeline/stages/train.py",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__, console
+from pipeline.data.encoded import beside_model
 from pipeline.files import manifest_hash, output_folder, write_artefact
 from pipeline.models.store import BEST, FINAL, save_model
 from pipeline.paths import OUTPUT_OF, REPORTS
@@ -18,7 +19,7 @@ from pipeline.stages.train_record import Record
 from pipeline.stages.train_setup import Setup
 from pipeline.training.loop import Result
 
-_FROM_METADATA = ("bos_id", "eos_id", "pad_id")
+_FROM_METADATA = ("bos_id", "eos_id", "pad_id")  # pictures have none of them
 
 
 def training_metrics(
@@ -86,7 +87,7 @@ def write_model(
         "model_name": spec.model.model_name,
         "task_type": spec.task.task_type,
         "model": setup.arguments,
-        **{key: setup.held_out.metadata[key] for key in _FROM_METADATA},
+        **{key: setup.held_out.metadata[key] for key in _FROM_METADATA if key in setup.held_out.metadata},
         "training": {
             "run_id": metrics["run_id"],
             "seconds": final["training_seconds"],
@@ -110,7 +111,7 @@ def write_model(
         if spec.checkpointing.keep_best_only:
             (folder / FINAL).unlink()
         write_artefact(folder / "spec.json", "spec", spec.to_dict())
-        for name in ("tokenizer.model", "tokenizer.json"):
+        for name in beside_model(setup.held_out.metadata):
             shutil.copyfile(encoded / name, folder / name)
     write_artefact(REPORTS / "training_metrics.json", "training_metrics", metrics)
     write_artefact(REPORTS / "history.csv", "history", record.history())

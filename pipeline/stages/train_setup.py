@@ -19,7 +19,7 @@ from pipeline.data.batches import BatchSource
 from pipeline.data.encoded import EncodedSplit, read_encoded
 from pipeline.errors import TrainingError
 from pipeline.models.model import Model
-from pipeline.models.table import build_model
+from pipeline.models.table import arguments_of, build_model
 from pipeline.spec import Spec
 from pipeline.tasks.table import TASKS
 from pipeline.tasks.task import Task
@@ -120,8 +120,7 @@ def open_task(spec: Spec, encoded: Path) -> tuple[Task, dict[str, Any], BatchSou
     """
     task_type = TASKS[spec.task.task_type]
     split = read_encoded(encoded, "train")
-    arguments = {key: value for key, value in spec.section("model").items() if key != "model_name"}
-    arguments |= task_type.sizes(split.metadata)
+    arguments = arguments_of(spec.section("model")) | task_type.sizes(split.metadata)
     task = task_type.open(encoded, arguments)
     batches = task.batches(split, batch_size=spec.training.batch_size, seed=spec.reproducibility.random_seed)
     return task, arguments, batches

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.tasks.language_model import LanguageModel
 from pipeline.tasks.task import Task
+from pipeline.tasks.vision_classification import VisionClassification
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class TaskType:
     sizes: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
+def _of_pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("image_size", "channel_mean", "channel_std")
+    return {"num_classes": len(metadata["classes"]), **{name: metadata[name] for name in names}}
+
+
 TASKS: Mapping[str, TaskType] = {
     "lm": TaskType(LanguageModel.open, lambda metadata: {"vocab_size": metadata["vocab_size"]}),
+    "vision_classification": TaskType(VisionClassification.open, _of_pictures),
 }

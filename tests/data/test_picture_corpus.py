@@ -36,7 +36,7 @@ def picture(seed, label=0, name=""):
 
 
 def source(pictures, classes=("cat", "dog")):
-    return PictureSource(pictures, list(classes), (3, 4, 5), {"here": "0" * 64}, bytes=0)
+    return PictureSource(pictures, list(classes), (3, 4, 5), "crop", {"here": "0" * 64}, bytes=0)
 
 
 def built(pictures, *, drop=True, **settings):
@@ -158,7 +158,8 @@ def project(tmp_path):
 def write_spec(folder, **source):
     source = {"kind": "image_folder", "path": "pictures", "image_size": [3, 4, 4]} | source
     task = {"task_type": "vision_classification"}
-    spec = {"schema_version": 1, "name": "colours", "dataset": {"source": source, "test_split": 0.1}, "task": task}
+    dataset = {"source": source, "test_split": 0.1}
+    spec = {"schema_version": 1, "name": "colours", "dataset": dataset, "task": task, "model": {"model_type": "cnn"}}
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import pictures
-from pipeline.data.pictures import decode_picture, fetch_pictures, read_digits, read_image_folder
+from pipeline.data import picture_files, pictures
+from pipeline.data.picture_files import decode_picture
+from pipeline.data.pictures import fetch_pictures, read_digits, read_image_folder
 from pipeline.errors import CorpusError
 
 pytestmark = pytest.mark.unit
@@ -156,7 +157,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does():
 
 
 def test_the_limit_of_pixels_holds_below_the_one_of_pillow(monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 47)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 47)
 
     with pytest.raises(CorpusError, match="more than 47 pixels"):
         decoded(encoded(noise()))
