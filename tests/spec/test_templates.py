@@ -80,7 +80,7 @@ def test_a_classifier_is_written_and_refused_before_anything_runs():
 
     assert (spec.task.task_type, spec.dataset.source.text_field) == ("text_classification", "review")
     for stage in ("train", "validate", None):
-        with pytest.raises(SpecError, match="trains language models only"):
+        with pytest.raises(SpecError, match="it trains lm and vision_classification"):
             require_supported(spec, stage)
 
 
