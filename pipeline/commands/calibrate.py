@@ -22,10 +22,20 @@ from torch import Tensor
 from pipeline.files import write_manifest
 from pipeline.models.generate import generate
 from pipeline.models.transformer import Transformer
-from pipeline.spec.estimate import EVALUATION_ROWS, Pace, Shape, count, flops_per_token, training_memory, weight_bytes
+from pipeline.spec.estimate import (
+    EVALUATION_ROWS,
+    Pace,
+    Shape,
+    count,
+    flops_per_token,
+    number_bytes,
+    training_memory,
+    weight_bytes,
+)
 from pipeline.tasks.language_model import loss_sum
 from pipeline.training import hardware
 from pipeline.training.optimizer import adamw
+from pipeline.training.precision import arithmetic, convert_weights, in_float32
 
 _PASSES_SECONDS = 1.2  # of forward and backward passes, after the first; the rest of the two seconds is for the others
 _FEWEST_PASSES = 3
@@ -71,13 +81,18 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
     section = {key: value for key, value in settings["model"].items() if key != "model_name"}
     torch.manual_seed(0)
     model = Transformer(**{**section, "vocab_size": proxy.vocab_size, "num_layers": proxy.num_layers})
+    model.recompute = asked["use_gradient_checkpointing"]
+    convert_weights(model, execution.precision)
     model.to(execution.device).train()
-    optimizer = adamw(model, learning_rate=0.0, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.0)
+    epsilon = settings["optimizer"]["adam_epsilon"]
+    optimizer = adamw(model, learning_rate=0.0, beta1=0.9, beta2=0.95, epsilon=epsilon, weight_decay=0.0)
     ids = torch.randint(proxy.vocab_size, (EVALUATION_ROWS, proxy.max_seq_len), device=execution.device)
     passed = _time_of_pass(model, ids[:1].expand(rows, -1).contiguous(), execution.device, execution.precision)
     updated = _time_of_update(model, optimizer)
-    scored = _time_of_scoring(model, ids)
+    judged = in_float32(model)
+    scored = _time_of_scoring(judged, ids)
     written = _time_of_checkpoint(model, optimizer)
+    size = weight_bytes(proxy) * number_bytes(execution.precision) / number_bytes("32-true")
     flops = flops_per_token(proxy) * proxy.max_seq_len
     return Pace(
         device=execution.device,
@@ -87,8 +102,8 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         learned_flops_per_second=rows * flops / passed,
         updated_per_second=count(proxy) / updated,
         scored_flops_per_second=EVALUATION_ROWS * flops / 3 / scored,
-        written_per_second=3 * weight_bytes(proxy) / written,
-        layer_seconds=_time_of_token(model) / proxy.num_layers,
+        written_per_second=3 * size / written,
+        layer_seconds=_time_of_token(judged) / proxy.num_layers,
         measured=_said(shape, proxy, rows, settings["training"]["batch_size"]),
     )
 
@@ -120,7 +135,7 @@ def _time_of_pass(model: Transformer, ids: Tensor, device: str, precision: str) 
 
     def work() -> None:
         model.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        with arithmetic(device, precision):
             loss = loss_sum(model, ids, ids)
         loss.backward()  # type: ignore[no-untyped-call]
         loss.item()  # waits for a GPU

@@ -7,7 +7,13 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """A network that is built from plain arguments and saved as its state."""
+    """A network that is built from plain arguments and saved as its state.
+
+    Attributes:
+        recompute: whether training computes the layers again in the backward pass instead of keeping what is in them.
+    """
+
+    recompute = False
 
     def build_tables(self, device: torch.device) -> None:
         """Make what follows from the arguments and is not in the state; most models have nothing of that kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def save_model(folder: Path, model: Model, description: dict[str, Any], *, weigh
     """
     save_file(model.state_dict(), folder / weights, metadata={"format": "pt"})
     write_artefact(folder / DESCRIPTION, "model", {"format_version": MODEL_FORMAT, **description})
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """Copy a weights file into a model folder, whose weights are float32 whatever they were trained in."""
+    weights = load_file(source)
+    if all(tensor.dtype == torch.float32 for tensor in weights.values()):
+        shutil.copyfile(source, target)
+    else:
+        save_file({name: tensor.float() for name, tensor in weights.items()}, target, metadata={"format": "pt"})
 
 
 def load_model(folder: Path, weights: str = BEST) -> tuple[Model, dict[str, Any]]:

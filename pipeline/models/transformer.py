@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.models.model import Model
 
@@ -54,11 +55,11 @@ class Cache:
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMSNorm over the features of each head, computed in float32 whatever the precision around it."""
+    """RMSNorm over the features of each head, in the type of its weights: float32 under autocast, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, E) → (…, E)."""
-        return super().forward(x.float()).to(x.dtype)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -344,7 +345,10 @@ class Transformer(Model):
         x = functional.dropout(x, self.dropout, training=self.training)
         rotary = (cos, sin) if places is None else None
         for layer, block in enumerate(self.layers):
-            x = block(x, mask, rotary, cache, layer)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, mask, rotary, cache, layer, use_reentrant=False)
+            else:
+                x = block(x, mask, rotary, cache, layer)
         if cache is not None:
             cache.length += length
         normed: Tensor = self.norm(x)

@@ -49,6 +49,7 @@ CODES = {
     "E0409": "a special token that is always there",
     "E0410": "numbers of CUDA devices for a processor",
     "E0411": "several machines for a strategy of one process",
+    "E0412": "an epsilon that float16 cannot hold",
     "E0421": "task for another kind of source",
     "E0422": "pictures of an unknown kind of colour",
     "E0423": "model for another kind of task",

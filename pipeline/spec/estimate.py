@@ -24,7 +24,8 @@ EAGER_MEMORY_BOUND = 0.15  # of a model that is not compiled: the same run twice
 Settings = Mapping[str, Any]  # the sections of a resolved experiment, as `Spec.to_dict` gives them
 Known = Literal["counted", "estimated", "unknown"]
 
-_FLOAT = 4  # bytes of a weight, a gradient or a moment: training keeps them in float32
+_FLOAT = 4  # bytes of a weight, a gradient or a moment where training keeps them in float32
+_HALF = 2  # the same in bfloat16 or float16
 _MB = 1e6
 EVALUATION_ROWS = 16  # windows that are scored at once
 _HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
@@ -290,24 +291,45 @@ _SAVED = {
     ("gpt", "32-true"): Saved(width=32, inner=8, scores=4, norms=16, last_width=8, last_norm=8),
     ("llama", "bf16-mixed"): Saved(width=32, inner=4, scores=6, norms=8, last_width=10, last_norm=4),
     ("gpt", "bf16-mixed"): Saved(width=24, inner=4, scores=6, norms=16, last_width=6, last_norm=8),
+    ("llama", "bf16-true"): Saved(width=28, inner=4, scores=6, norms=8, last_width=10, last_norm=4),
+    ("gpt", "bf16-true"): Saved(width=16, inner=4, scores=6, norms=8, last_width=4, last_norm=4),
 }
 _DROPPED = {  # what dropout adds: its masks, and what they are multiplied with
     "32-true": Saved(width=8, scores=8, last_width=4),
     "bf16-mixed": Saved(width=4, scores=2, last_width=4),
+    "bf16-true": Saved(width=4, scores=2, last_width=2),
 }
-_GATED = {"32-true": Saved(inner=8), "bf16-mixed": Saved(width=2, inner=4)}  # what a gate adds
-_NORMED = {"32-true": Saved(heads=8, head_norms=4), "bf16-mixed": Saved(heads=8, head_norms=4)}  # norms of the heads
+_SIZED_AS = {"16-mixed": "bf16-mixed", "16-true": "bf16-true"}  # the two types of 16 bits take the same room
+_GATED = {  # what a gate adds
+    "32-true": Saved(inner=8),
+    "bf16-mixed": Saved(width=2, inner=4),
+    "bf16-true": Saved(inner=4),
+}
+_NORMED = Saved(heads=8, head_norms=4)  # what norms of the heads add, in every precision
 _IDS = 16  # bytes of a token's id and of its target
 
 
-def activation_bytes(shape: Shape, *, batch_size: int, precision: str) -> int:
+def number_bytes(precision: str) -> int:
+    """Bytes of a weight, of its gradient and of each of its moments while training."""
+    return _HALF if precision in ("bf16-true", "16-true") else _FLOAT
+
+
+def activation_bytes(shape: Shape, *, batch_size: int, precision: str, recompute: bool = False) -> int:
     """Bytes that autograd keeps of one forward pass over a micro-batch on the CPU, until its backward pass.
 
     Attention is written out there, so its scores are kept; the log-probabilities of the whole vocabulary are too.
+
+    Args:
+        shape: of the model.
+        batch_size: sequences of the micro-batch.
+        precision: of training, other than `auto`.
+        recompute: whether only the input of each layer is kept, and the layer computed again when it is needed.
     """
+    precision = _SIZED_AS.get(precision, precision)
     kept = _SAVED[shape.model_type, precision]
-    for added, when in ((_DROPPED, shape.dropout > 0), (_GATED, shape.gated), (_NORMED, shape.qk_norm)):
-        kept += added[precision] if when else Saved()
+    added = ((_DROPPED[precision], shape.dropout > 0), (_GATED[precision], shape.gated), (_NORMED, shape.qk_norm))
+    for more, when in added:
+        kept += more if when else Saved()
     heads = shape.num_heads + shape.num_kv_heads
     of_a_layer = (
         kept.width * shape.d_model
@@ -316,11 +338,14 @@ def activation_bytes(shape: Shape, *, batch_size: int, precision: str) -> int:
         + kept.norms
         + heads * (kept.heads * shape.d_model // shape.num_heads + kept.head_norms)
     )
+    if recompute:
+        of_a_layer = number_bytes(precision) * shape.d_model
     of_the_rest = kept.last_width * shape.d_model + kept.last_norm + _FLOAT * shape.vocab_size + _IDS
     tokens = batch_size * shape.max_seq_len
     converted = 0
     if precision == "bf16-mixed":  # the matrices, once more in two bytes
-        converted = 2 * (shape.num_layers * sum(matrices(shape)) + shape.vocab_size * shape.d_model)
+        layers = 0 if recompute else shape.num_layers
+        converted = _HALF * (layers * sum(matrices(shape)) + shape.vocab_size * shape.d_model)
     return tokens * (shape.num_layers * of_a_layer + of_the_rest) + converted + _FLOAT
 
 
@@ -363,15 +388,16 @@ _SERVING_MB = 322.0  # a process that has loaded torch, tokenizer and model, who
 
 
 def training_memory(
-    shape: Shape, *, batch_size: int, precision: str, compiled: bool, moments: float = 2.0
+    shape: Shape, *, batch_size: int, precision: str, compiled: bool, recompute: bool = False, moments: float = 2.0
 ) -> dict[str, float]:
     """Peak resident memory of the train stage on the CPU, and what it consists of, in MB.
 
     Args:
         shape: of the model.
         batch_size: sequences of a micro-batch.
-        precision: `32-true` or `bf16-mixed`.
+        precision: of training, other than `auto`.
         compiled: whether the model is.
+        recompute: whether layers are computed again in the backward pass; one of them is then kept at a time.
         moments: numbers that the optimizer keeps for each weight, from `moments_per_weight`.
 
     Returns:
@@ -379,8 +405,14 @@ def training_memory(
         on the way, and their sum `peak_rss`.
     """
     growth = _COMPILED if compiled else _EAGER
-    weights = _FLOAT * count(shape) / _MB
-    kept = activation_bytes(shape, batch_size=batch_size, precision=precision) / _MB
+    weights = number_bytes(precision) * count(shape) / _MB
+    kept = activation_bytes(shape, batch_size=batch_size, precision=precision, recompute=recompute) / _MB
+    if recompute:
+        one, none = (
+            activation_bytes(replace(shape, num_layers=layers), batch_size=batch_size, precision=precision) / _MB
+            for layers in (1, 0)
+        )
+        kept += one - none
     square = shape.num_heads * shape.max_seq_len**2
 
     def sizes(rows: int) -> tuple[float, float, float]:
@@ -435,7 +467,8 @@ def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None
         "model": weights * (1 if settings["checkpointing"]["keep_best_only"] else 2),
         "exports": weights * len(settings["export"]["formats"]),
     }
-    checkpoint = (1 + moments_per_weight(shape, settings)) * weights  # the best weights are a link
+    narrower = number_bytes(settings["hardware"]["precision"]) / _FLOAT
+    checkpoint = (1 + moments_per_weight(shape, settings)) * weights * narrower  # the best weights are a link
     kept = settings["checkpointing"]["keep_last_n"]
     parts = {
         **outputs,
@@ -536,6 +569,8 @@ def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str,
         "checkpoints": steps.checkpoints
         * (1 + moments_per_weight(shape, settings))
         * weight_bytes(shape)
+        * number_bytes(execution.precision)
+        / _FLOAT
         / pace.written_per_second,
         "samples": sampled * shape.num_layers * pace.layer_seconds,
     }
@@ -672,12 +707,13 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
     tokens = tokens_learned(settings, steps)
     flops = flops_per_token(shape) * tokens
     execution = execution_of(settings, flops=flops, pace=pace)
-    sized_as = "32-true" if execution.precision == "32-true" else "bf16-mixed"
+    recompute = settings["hardware"]["use_gradient_checkpointing"]
     memory = training_memory(
         shape,
         batch_size=settings["training"]["batch_size"],
-        precision=sized_as,
+        precision=execution.precision,
         compiled=execution.compiled,
+        recompute=recompute,
         moments=moments_per_weight(shape, settings),
     )
     return {
@@ -709,15 +745,17 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "pace": None if pace is None else asdict(pace),
         "budgets": judged(settings, text, pace),
         "bounds": {"memory": MEMORY_BOUND if execution.compiled else EAGER_MEMORY_BOUND, "time": TIME_BOUND},
-        "notes": [*notes, *_beyond_what_was_measured(memory["peak_rss"], execution.precision)],
+        "notes": [*notes, *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute)],
     }
 
 
-def _beyond_what_was_measured(peak_mb: float, precision: str) -> Iterator[str]:
+def _beyond_what_was_measured(peak_mb: float, precision: str, *, recompute: bool) -> Iterator[str]:
     if peak_mb > _LARGEST_MEASURED_MB:
         yield f"runs above {_LARGEST_MEASURED_MB:,.0f} MB were not measured: memory can be off by more"
     if precision not in _MEASURED_PRECISIONS:
-        yield f"memory with {precision} was not measured: it is planned as with bf16-mixed"
+        yield f"memory with {precision} was not measured: it follows from the arithmetic alone"
+    if recompute:
+        yield "memory with use_gradient_checkpointing was not measured: it follows from the arithmetic alone"
 
 
 def _of_any_device(memory: Mapping[str, float]) -> dict[str, float | None]:

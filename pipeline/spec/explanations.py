@@ -319,6 +319,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "model: {model_type: cnn, stage_channels: [12, 24], norm_groups: 4}\n",
         head="schema_version: 1\nname: example\n",
     ),
+    "E0412": Explanation(
+        "With precision `16-true` Adam works in float16, whose smallest number is 6e-8: the usual adam_epsilon is zero "
+        "there, and where a gradient is zero the update is 0 / 0.",
+        "hardware: {precision: 16-true}\n",
+        "hardware: {precision: 16-true}\noptimizer: {adam_epsilon: 1e-6}\n",
+    ),
     # Rules of other documents
     "E0501": Explanation(
         "A model that predicts the next token must not see it, so it is a decoder; encoders see the whole text.",
@@ -538,8 +544,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "W0103": Explanation(
         "The document is right and can be kept, but this version does not do what it asks for. A stage refuses it "
         "before anything runs; nothing is left out in silence.",
-        "hardware: {precision: 16-mixed}\n",
-        "hardware: {precision: auto}\n",
+        "export: {quantization: dynamic}\n",
+        "export: {quantization: null}\n",
     ),
     "W0104": Explanation(
         "`ddp`, `fsdp_native` and `dp` spread training over devices. With one device they only add overhead.",

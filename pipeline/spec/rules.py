@@ -12,6 +12,7 @@ from pipeline.spec.oddities import ODD_EXPERIMENT
 from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
 
 _CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
+_FLOAT16_NOTHING = 2.0**-25  # the largest number that float16 rounds to zero
 _BYTES = 256  # byte fallback has a piece for each
 
 
@@ -179,6 +180,16 @@ def pictures_are_grey_or_coloured(image_size: list[int] | None) -> Finding:
     )
 
 
+def epsilon_is_seen_in_float16(precision: str, adam_epsilon: float) -> Finding:
+    """Half of float16's smallest number rounds to nothing, and Adam divides by epsilon where gradients are zero."""
+    if precision != "16-true" or adam_epsilon > _FLOAT16_NOTHING:
+        return None
+    return (
+        f"adam_epsilon {adam_epsilon:g} is zero in float16, and with precision 16-true Adam divides by it",
+        "set optimizer.adam_epsilon to 1e-6 or more, or precision to 16-mixed",
+    )
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -204,6 +215,7 @@ _EXPERIMENT = (
     Rule("E0409", ("tokenizer.special_tokens",), special_tokens_are_new),
     Rule("E0410", ("hardware.devices", "hardware.device"), numbered_devices_are_graphics_processors),
     Rule("E0411", ("hardware.strategy", "hardware.num_nodes"), one_process_stays_on_one_machine),
+    Rule("E0412", ("hardware.precision", "optimizer.adam_epsilon"), epsilon_is_seen_in_float16),
     Rule("E0421", ("task.task_type", "dataset.source.kind"), task_is_about_the_source),
     Rule("E0422", ("dataset.source.image_size",), pictures_are_grey_or_coloured),
     Rule("E0423", ("model.model_type", "task.task_type"), model_fits_the_task),
@@ -283,6 +295,13 @@ _EXPERIMENT_UNREAD = (
         lambda share: share == 0,
         "validation_split is 0, so there is nothing to evaluate on",
     ),
+    Unread("hardware.use_tf32", "hardware.device", lambda device: device == "cpu", "device is cpu"),
+    Unread(
+        "hardware.use_tf32",
+        "hardware.precision",
+        lambda precision: precision not in ("auto", "32-true", "32"),
+        "no product is in float32 with this precision",
+    ),
     Unread("hardware.compile_fullgraph", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
     Unread("hardware.compile_dynamic", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
     Unread(
@@ -351,12 +370,6 @@ _EXPERIMENT_UNSUPPORTED = (
         lambda path: path is not None,
         "training starts from random weights only",
         "set it to null; an interrupted run goes on by itself",
-    ),
-    Unsupported(
-        "hardware.precision",
-        lambda name: name in ("16-mixed", "bf16-true", "16-true", "16"),
-        "training runs in 32-true or bf16-mixed",
-        "set it to auto",
     ),
     Unsupported(
         "hardware.strategy",

@@ -148,6 +148,8 @@ class HardwareSettings(TypedDict, total=False):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "32", "bf16", "16"]
     use_amp: bool | None
+    use_tf32: bool
+    use_gradient_checkpointing: bool
     compile_mode: Literal["auto", "default", "reduce-overhead", "max-autotune"] | None
     compile_fullgraph: bool
     compile_dynamic: bool
@@ -289,6 +291,8 @@ class FlatSettings(TypedDict, total=False):
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "32", "bf16", "16"]
     use_amp: bool | None
+    use_tf32: bool
+    use_gradient_checkpointing: bool
     compile_mode: Literal["auto", "default", "reduce-overhead", "max-autotune"] | None
     compile_fullgraph: bool
     compile_dynamic: bool

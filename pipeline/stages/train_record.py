@@ -17,6 +17,7 @@ from pipeline.training.events import (
     CheckpointSaved,
     EpochDone,
     Event,
+    LossScaleLowered,
     MicroBatchShrunk,
     OddGradient,
     StepDone,
@@ -60,6 +61,10 @@ class Record:
             case StepSkipped():
                 self._step = event.step
                 self._warn(_skipped(event))
+            case LossScaleLowered():
+                self._step = event.step
+                scale = f"the loss is scaled by {event.scale:,.0f} from now on"
+                self._say(f"step {event.step}: gradients overflowed float16, the step is not taken; {scale}")
             case OddGradient():
                 self._warn(f"step {event.step}: {event.kind} gradients (norm {event.norm:.3g}); later ones are counted")
             case MicroBatchShrunk():

@@ -12,12 +12,13 @@ from typing import Any
 from pipeline import __version__, console
 from pipeline.data.encoded import beside_model
 from pipeline.files import manifest_hash, output_folder, write_artefact
-from pipeline.models.store import BEST, FINAL, save_model
+from pipeline.models.store import BEST, FINAL, copy_weights, save_model
 from pipeline.paths import OUTPUT_OF, REPORTS
 from pipeline.spec import Spec, stage_values
 from pipeline.stages.train_record import Record
 from pipeline.stages.train_setup import Setup
 from pipeline.training.loop import Result
+from pipeline.training.precision import in_float32
 
 _FROM_METADATA = ("bos_id", "eos_id", "pad_id")  # pictures have none of them
 
@@ -55,6 +56,7 @@ def training_metrics(
             "total_tokens": progress.tokens,
             "stopped_early": progress.stopped_early,
             "skipped_steps": progress.skipped_steps,
+            "overflowed_steps": progress.overflowed_steps,
             "rollbacks": progress.rollbacks,
             "vanishing_steps": progress.vanishing_steps,
             "exploding_steps": progress.exploding_steps,
@@ -106,8 +108,8 @@ def write_model(
         inputs={"tokenizer": manifest_hash(encoded)},
         spec_hash=spec.hash(),
     ) as folder:
-        save_model(folder, setup.model, description, weights=FINAL)
-        shutil.copyfile(result.best_weights or folder / FINAL, folder / BEST)
+        save_model(folder, in_float32(setup.model), description, weights=FINAL)
+        copy_weights(result.best_weights or folder / FINAL, folder / BEST)
         if spec.checkpointing.keep_best_only:
             (folder / FINAL).unlink()
         write_artefact(folder / "spec.json", "spec", spec.to_dict())

@@ -27,6 +27,7 @@ from pipeline.training.earlier import why_afresh
 from pipeline.training.exact import require_same_execution
 from pipeline.training.loop import train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
+from pipeline.training.precision import PRECISIONS, in_float32
 
 _SOURCE = Path(__file__).resolve().parents[2]
 
@@ -118,6 +119,7 @@ def _train(
             total_steps=setup.total_steps,
             accumulation=spec.training.gradient_accumulation_steps,
             max_grad_norm=spec.training.max_grad_norm,
+            scale_loss=PRECISIONS[setup.execution.precision].scaled,
             on_nonfinite=spec.training.on_nonfinite,
             eval_every_n_steps=spec.training.eval_every_n_steps,
             patience=spec.training.early_stopping_patience,
@@ -145,7 +147,7 @@ def _optimizer(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
     optimizer = make_optimizer(
         setup.model,
         learning_rate=spec.training.learning_rate,
-        products=torch.bfloat16 if setup.execution.precision == "bf16-mixed" else torch.float32,
+        products=torch.bfloat16 if setup.execution.precision.startswith("bf16") else torch.float32,
         **spec.section("optimizer"),
     )
     if spec.training.ema_decay is not None:
@@ -188,7 +190,7 @@ def _sample(spec: Spec, setup: Setup) -> list[dict[str, str]]:
     """What the model makes of the spec's prompts, from a generator of its own."""
     setup.model.eval()
     samples = setup.task.samples(
-        setup.model,
+        in_float32(setup.model),
         spec.logging.sample_prompts,
         max_new_tokens=spec.logging.sample_max_new_tokens,
         temperature=spec.logging.sample_temperature,

@@ -27,6 +27,7 @@ from pipeline.training import hardware
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.hardware import Execution, choose_execution
 from pipeline.training.loop import planned_steps
+from pipeline.training.precision import arithmetic, convert_weights, in_float32
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Setup:
     def evaluate(self) -> dict[str, float]:
         """The metrics of the validation split, in float32 whatever the training precision."""
         self.model.eval()
-        found = self.task.evaluate(self.model, self.held_out)
+        found = self.task.evaluate(in_float32(self.model), self.held_out)
         self.model.train()
         return found.to_dict()
 
@@ -89,6 +90,10 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
     )
     rows_per_step = training.batch_size * training.gradient_accumulation_steps
     execution = _execution(spec, flops=model.flops_per_row() * rows_per_step * total_steps, checkpoint=checkpoint)
+    if execution.device == "cuda":
+        hardware.multiply_in_tf32(spec.hardware.use_tf32)
+    model.recompute = spec.hardware.use_gradient_checkpointing
+    convert_weights(model, execution.precision)
     model.to(execution.device).train()
     loss, execution = prepare_loss(
         partial(task.loss, model),
@@ -170,10 +175,9 @@ def prepare_loss(
     Raises:
         TrainingError: the compiler does not work, and the run insists on it.
     """
-    mixed = execution.precision == "bf16-mixed"
 
     def plain(*batch: Tensor) -> Tensor:
-        with torch.autocast(execution.device, torch.bfloat16, enabled=mixed):
+        with arithmetic(execution.device, execution.precision):
             return loss(*batch)
 
     if execution.compile_mode is None:

@@ -51,6 +51,14 @@ class StepSkipped:
 
 
 @dataclass(frozen=True)
+class LossScaleLowered:
+    """A step that was not taken, because its scaled gradients overflowed float16: the price of a large loss scale."""
+
+    step: int
+    scale: float  # from now on
+
+
+@dataclass(frozen=True)
 class OddGradient:
     """A gradient norm beyond what is usual, for the first time."""
 
@@ -67,4 +75,4 @@ class MicroBatchShrunk:
     rows: int  # of a micro-batch from now on
 
 
-Event = StepDone | EpochDone | CheckpointSaved | StepSkipped | OddGradient | MicroBatchShrunk
+Event = StepDone | EpochDone | CheckpointSaved | StepSkipped | LossScaleLowered | OddGradient | MicroBatchShrunk

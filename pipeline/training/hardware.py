@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from pipeline.errors import TrainingError
+from pipeline.training.precision import PRECISIONS, SHORT_FORMS
 
 # Compiling costs half a minute and gains about a third (docs/performance.md, plain loop): worth it from about two
 # minutes of arithmetic on two cores.
 _FLOPS_WORTH_COMPILING = 2e13
-_SHORT_FORMS = {"32": "32-true", "bf16": "bf16-mixed"}
 _ROUNDS = 25  # of about 6 ms
 _BF16_MUST_GAIN = 1.5  # matrix products are part of a step only: a smaller gain is eaten by the conversions
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # <malloc.h>
@@ -33,7 +33,7 @@ class Execution:
     """Everything that decides the last bits of the arithmetic, besides spec, data and code."""
 
     device: str  # cpu or cuda
-    precision: str  # 32-true or bf16-mixed
+    precision: str  # a key of PRECISIONS
     compile_mode: str | None  # what really ran; None is eager
     num_threads: int
     torch: str  # version and build
@@ -64,7 +64,7 @@ def choose_execution(
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        precision: `auto`, `32-true` or `bf16-mixed`, or the short form of one (`32`, `bf16`).
+        precision: `auto`, a key of `PRECISIONS`, or the short form of one (`32`, `bf16`, `16`).
         use_amp: False takes float32 instead of what is mixed; None and True leave it to `precision`.
         compile_mode: `auto`, a mode of torch.compile, or None.
         num_threads: CPU threads; None takes the processors this process may use.
@@ -81,8 +81,8 @@ def choose_execution(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = num_threads or usable_processors()
     torch.set_num_threads(threads)
-    precision = _SHORT_FORMS.get(precision, precision)
-    if use_amp is False and precision in ("auto", "bf16-mixed"):
+    precision = SHORT_FORMS.get(precision, precision)
+    if use_amp is False and (precision == "auto" or PRECISIONS[precision].mixed):
         precision = "32-true"
     if precision == "auto":
         precision = kept.get("precision") or ("bf16-mixed" if bf16_pays(device) else "32-true")
@@ -162,6 +162,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 2**26)  # bytes taken at a time
+
+
+def multiply_in_tf32(allowed: bool) -> None:
+    """Say whether a CUDA device may round the factors of float32 products to TF32, with 10 of 23 bits of mantissa."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def make_deterministic() -> None:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
 from pipeline.training.checkpoint import Checkpoint, restore
-from pipeline.training.events import Event, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
+from pipeline.training.events import Event, LossScaleLowered, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
 from pipeline.training.optimizer import set_learning_rate
+from pipeline.training.precision import LossScale
 from pipeline.training.progress import Progress
 from pipeline.training.saver import Saver
 from pipeline.training.step import Gradients, Stepper
@@ -58,6 +59,7 @@ def train(
     total_steps: int,
     accumulation: int,
     max_grad_norm: float | None,
+    scale_loss: bool,
     on_nonfinite: Policy,
     eval_every_n_steps: int | None,
     patience: int | None,
@@ -86,6 +88,8 @@ def train(
         total_steps: optimizer steps of the whole run, from `planned_steps`.
         accumulation: batches of an optimizer step.
         max_grad_norm: gradients are scaled down to this norm; None never.
+        scale_loss: whether gradients are float16 on their way, and need a larger loss to be seen at all. A step whose
+            gradients overflow at the present scale is not taken; that is not the business of `on_nonfinite`.
         on_nonfinite: about a step whose loss or gradient is not finite, which is never taken: `stop` ends the run,
             `skip` goes on with the next data, `rollback` does so with the weights, moments and random states of the
             newest checkpoint. Three in a row end the run in any case.
@@ -105,10 +109,7 @@ def train(
         TrainingError: the loss or a gradient is not finite and the policy or its patience ends the run; or memory does
             not suffice for a single row.
     """
-    progress = Progress()
-    if checkpoint is not None:
-        restore(checkpoint, model=model, optimizer=optimizer)
-        progress = Progress(**checkpoint.state["progress"])
+    progress = _resumed(checkpoint, model, optimizer)
     earlier = progress.seconds
     saver = Saver(
         run_folder=run_folder,
@@ -127,6 +128,8 @@ def train(
         progress.micro_batch_rows = rows
         emit(MicroBatchShrunk(progress.step + 1, rows))
 
+    device = next(model.parameters()).device.type
+    scale = LossScale(device, enabled=scale_loss, value=progress.loss_scale, steps=progress.loss_scale_steps)
     stepper = Stepper(
         model,
         optimizer,
@@ -135,6 +138,7 @@ def train(
         max_grad_norm=max_grad_norm,
         rows=progress.micro_batch_rows,
         on_smaller=shrunk,
+        scale=scale,
     )
     while progress.step < total_steps and not progress.stopped_early:
         began = time.monotonic()
@@ -143,18 +147,15 @@ def train(
         rate = learning_rate(progress.step + 1)
         set_learning_rate(optimizer, rate)
         found = stepper.gradients(epoch, range(first, last))
-        taken = not found.flaw
-        if taken:
+        progress.loss_scale, progress.loss_scale_steps = scale.value, scale.steps
+        if found.usable:
             _weigh(found.norm, progress, emit)
             stepper.apply()
             seconds = time.monotonic() - began
             progress.count(nats=found.nats, tokens=found.tokens, seconds=seconds, cursor=last)
         else:
-            _refuse_flaw(found, progress, policy=on_nonfinite, indices=range(first, last))
             stepper.discard()
-            progress.skip(cursor=last)
-            back = saver.roll_back(progress) if on_nonfinite == "rollback" else None
-            emit(StepSkipped(progress.step, epoch + 1, found.flaw, back))
+            _pass_over(found, progress, saver, policy=on_nonfinite, indices=range(first, last), emit=emit)
 
         epoch_ends = last == batches.per_epoch
         run_ends = progress.step == total_steps
@@ -162,7 +163,7 @@ def train(
         metrics = evaluate() if evaluate is not None and (due or run_ends) else {}
         val_loss = metrics.get("val_loss")
         improved = bool(metrics) and progress.judge(metrics, min_delta=min_delta, patience=patience)
-        if taken:
+        if found.usable:
             emit(
                 StepDone(
                     step=progress.step,
@@ -186,8 +187,19 @@ def train(
             saver.save_once(progress)
             raise reason
 
+    if not progress.tokens:
+        message = "no step was taken: the loss or the gradients of each were not finite, or too large for float16"
+        raise TrainingError(message, hint="train for more steps, or lower training.learning_rate")
     saver.after_run(progress)
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
+
+
+def _resumed(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Where a run stands, with everything else in its place."""
+    if checkpoint is None:
+        return Progress()
+    restore(checkpoint, model=model, optimizer=optimizer)
+    return Progress(**checkpoint.state["progress"])
 
 
 def _weigh(norm: float, progress: Progress, emit: Callable[[Event], None]) -> None:
@@ -200,6 +212,27 @@ def _weigh(norm: float, progress: Progress, emit: Callable[[Event], None]) -> No
         progress.exploding_steps += 1
         if progress.exploding_steps == 1:
             emit(OddGradient(progress.step + 1, norm, "exploding"))
+
+
+def _pass_over(
+    found: Gradients,
+    progress: Progress,
+    saver: Saver,
+    *,
+    policy: Policy,
+    indices: range,
+    emit: Callable[[Event], None],
+) -> None:
+    """Go on without a step that cannot be taken, or end the run if it must not be passed over."""
+    if found.flaw:
+        _refuse_flaw(found, progress, policy=policy, indices=indices)
+        progress.skip(cursor=indices.stop)
+        back = saver.roll_back(progress) if policy == "rollback" else None
+        emit(StepSkipped(progress.step, progress.epoch + 1, found.flaw, back))
+    else:
+        assert progress.loss_scale is not None  # else there would be nothing to overflow at
+        progress.overflow(cursor=indices.stop)
+        emit(LossScaleLowered(progress.step, progress.loss_scale))
 
 
 def _refuse_flaw(found: Gradients, progress: Progress, *, policy: Policy, indices: range) -> None:

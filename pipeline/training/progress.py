@@ -30,7 +30,10 @@ class Progress:
     stopped_early: bool = False
     flawed_in_a_row: int = 0  # steps not taken since the last one that was
     skipped_steps: int = 0  # not taken, because their loss or gradient was not finite
-    rollbacks: int = 0  # of those, the ones after which earlier weights came back
+    overflowed_steps: int = 0  # not taken, because the loss scale was too large for float16
+    loss_scale: float | None = None  # None: nothing is scaled
+    loss_scale_steps: int = 0  # since it last changed
+    rollbacks: int = 0  # of the skipped steps, the ones after which earlier weights came back
     vanishing_steps: int = 0  # gradient norm below loop.VANISHING
     exploding_steps: int = 0  # gradient norm above loop.EXPLODING
     micro_batch_rows: int | None = None  # once memory made micro-batches smaller than a batch
@@ -55,6 +58,12 @@ class Progress:
         self.cursor = cursor
         self.skipped_steps += 1
         self.flawed_in_a_row += 1
+
+    def overflow(self, *, cursor: int) -> None:
+        """Note an optimizer step that was not taken for the sake of the loss scale alone."""
+        self.step += 1
+        self.cursor = cursor
+        self.overflowed_steps += 1
 
     def judge(self, metrics: Mapping[str, float], *, min_delta: float, patience: int | None) -> bool:
         """Note an evaluation; say whether it is the best so far.

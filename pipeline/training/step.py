@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import BatchSource
 from pipeline.errors import TrainingError, is_out_of_memory
+from pipeline.training.precision import LossScale
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,19 @@ class Gradients:
     nats: float  # loss summed over the step's targets
     tokens: int  # targets
     norm: float  # of all gradients together (L2), before clipping
+    overflowed: bool = False  # the loss scale was too large for float16, and is smaller now
+
+    @property
+    def usable(self) -> bool:
+        """Whether a step can be taken with them."""
+        return not self.flaw and not self.overflowed
 
     @property
     def flaw(self) -> str:
-        """What is not a finite number: `loss` or `gradient`; empty when all is well."""
+        """What is not a finite number: `loss` or `gradient`; empty when all is well but the loss scale."""
         if not math.isfinite(self.nats):
             return "loss"
-        return "" if math.isfinite(self.norm) else "gradient"
+        return "" if self.overflowed or math.isfinite(self.norm) else "gradient"
 
 
 class Stepper:
@@ -45,6 +52,7 @@ class Stepper:
         max_grad_norm: gradients are scaled down to this norm; None never.
         rows: most rows of a micro-batch; None takes whole batches.
         on_smaller: told the new number of rows whenever memory made it smaller.
+        scale: of the loss.
     """
 
     def __init__(
@@ -57,12 +65,14 @@ class Stepper:
         max_grad_norm: float | None,
         rows: int | None,
         on_smaller: Callable[[int], None],
+        scale: LossScale,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._batches, self._loss_sum = batches, loss_sum
         self._limit = math.inf if max_grad_norm is None else max_grad_norm
         self._device = next(model.parameters()).device
         self.rows, self._on_smaller = rows, on_smaller
+        self._scale = scale
 
     def gradients(self, epoch: int, indices: range) -> Gradients:
         """The clipped gradients of some batches, in the model.
@@ -115,11 +125,18 @@ class Stepper:
             batch = self._batches.batch(epoch, index)
             rows = self.rows or len(batch[0])
             for pieces in zip(*(torch.split(tensor, rows) for tensor in batch), strict=True):
-                loss = self._loss_sum(*(piece.to(self._device, non_blocking=True) for piece in pieces))
-                (loss / tokens).backward()  # type: ignore[no-untyped-call]
+                loss = self._loss_sum(*map(self._moved, pieces))
+                self._scale.scaled(loss / tokens).backward()  # type: ignore[no-untyped-call]
                 nats += loss.item()
+        overflowed = self._scale.unscale(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit).item()
-        return Gradients(nats, tokens, norm)
+        return Gradients(nats, tokens, norm, overflowed)
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        """The rows on the model's device; a GPU copies pinned memory while it computes."""
+        if self._device.type == "cuda":
+            rows = rows.pin_memory()
+        return rows.to(self._device, non_blocking=True)
 
     def _shrink(self, epoch: int, indices: range) -> None:
         rows = self.rows or len(self._batches.batch(epoch, indices.start)[0])

@@ -23,6 +23,7 @@ from pipeline.spec.presets import PRESETS, expand, names, read_preset
 from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.hardware import worth_compiling
 from pipeline.training.loop import planned_steps
+from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights
 
 pytestmark = pytest.mark.unit
 
@@ -191,9 +192,11 @@ def test_without_a_validation_split_nothing_is_evaluated(shipped):
     assert steps.checkpoints == 8  # 1,232 steps: one each 200, one each epoch of 616
 
 
-def kept_by_autograd(shape: Shape, *, batch_size: int, mixed: bool) -> int:
+def kept_by_autograd(shape: Shape, *, batch_size: int, precision: str, recompute: bool) -> int:
     """Bytes of everything that a forward pass leaves for the backward pass, weights and tables apart."""
     model = Transformer(**asdict(shape)).train()
+    convert_weights(model, precision)
+    model.recompute = recompute
     own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -205,7 +208,7 @@ def kept_by_autograd(shape: Shape, *, batch_size: int, mixed: bool) -> int:
     ids = torch.zeros(batch_size, shape.max_seq_len, dtype=torch.int64)
     with (
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16, enabled=mixed),
+        arithmetic("cpu", precision),
     ):
         loss_sum(model, ids, ids.clone())
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
@@ -215,13 +218,20 @@ def kept_by_autograd(shape: Shape, *, batch_size: int, mixed: bool) -> int:
 @pytest.mark.parametrize("activation", ["auto", "swiglu", "gelu", "relu2"])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("model_type", ["llama", "gpt"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_activations_are_what_autograd_keeps(precision, model_type, heads, activation, dropout, qk_norm):
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_are_what_autograd_keeps(precision, model_type, heads, activation, dropout, qk_norm, recompute):
     shape = Shape(300, 48, 3, 4, heads, 100, 24, model_type, False, dropout, qk_norm, activation)
 
-    kept = kept_by_autograd(shape, batch_size=5, mixed=precision == "bf16-mixed")
+    kept = kept_by_autograd(shape, batch_size=5, precision=precision, recompute=recompute)
 
-    assert estimate.activation_bytes(shape, batch_size=5, precision=precision) == kept
+    planned = estimate.activation_bytes(shape, batch_size=5, precision=precision, recompute=recompute)
+    assert planned == kept
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_weight_takes_as_many_bytes_as_training_keeps_it_in(precision):
+    assert estimate.number_bytes(precision) == PRECISIONS[precision].weights.itemsize
 
 
 def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():

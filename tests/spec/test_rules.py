@@ -101,6 +101,8 @@ def test_a_key_in_the_wrong_section_does_not_hide_what_is_wrong_beside_it(proble
         ("training: {early_stopping_min_delta: 0.1}", "training.early_stopping_min_delta"),
         ("model: {model_type: gpt, rope_theta: 5000}", "model.rope_theta"),
         ("export: {formats: [pytorch], opset: 20}", "export.opset"),
+        ("hardware: {device: cpu, use_tf32: false}", "hardware.use_tf32"),
+        ("hardware: {precision: bf16, use_tf32: false}", "hardware.use_tf32"),
         ("hardware: {compile_mode: null, compile_fullgraph: true}", "hardware.compile_fullgraph"),
         ("hardware: {compile_mode: null, compile_dynamic: true}", "hardware.compile_dynamic"),
         ("logging: {sample_max_new_tokens: 9}", "logging.sample_max_new_tokens"),

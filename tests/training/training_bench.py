@@ -23,6 +23,7 @@ from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.training.events import Event, StepDone, StepSkipped
 from pipeline.training.loop import Result, planned_steps, train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer
+from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights, in_float32
 
 # What the train stage adds to the state of every checkpoint.
 _EXTRA = {
@@ -55,6 +56,7 @@ class Bench:
             "optimizer_name": "adamw",
             "ema_decay": None,
             "max_grad_norm": 1.0,
+            "precision": "32-true",
             "on_nonfinite": "stop",
             "eval_every_n_steps": None,
             "patience": None,
@@ -80,6 +82,8 @@ class Bench:
         torch.manual_seed(1)
         shape = {"vocab_size": 40, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 32, "max_seq_len": 8}
         self.model = Transformer(**shape, dropout=chosen.pop("dropout")).train()
+        precision = chosen.pop("precision")
+        convert_weights(self.model, precision)
         self.batches = Batches(self.tokens, length=8, batch_size=chosen.pop("batch_size"), seed=5)
         total = planned_steps(
             batches_per_epoch=self.batches.per_epoch,
@@ -94,7 +98,7 @@ class Bench:
             learning_rate=peak,
             adam_beta1=0.9,
             adam_beta2=0.95,
-            adam_epsilon=1e-8,
+            adam_epsilon=1e-6 if precision == "16-true" else 1e-8,  # float16 cannot tell 1e-8 from zero
             weight_decay=0.1,
             muon_learning_rate=0.02,
             muon_momentum=0.95,
@@ -109,7 +113,7 @@ class Bench:
             model=self.model,
             optimizer=self.optimizer,
             batches=self.batches,
-            loss_sum=partial(self.loss, self.model),
+            loss_sum=partial(self.loss_at, precision),
             learning_rate=partial(
                 learning_rate_at,
                 total_steps=total,
@@ -120,6 +124,7 @@ class Bench:
                 decay_ratio=0.2,
             ),
             evaluate=lambda: {"val_loss": evaluate()},
+            scale_loss=PRECISIONS[precision].scaled,
             run_folder=self.folder,
             checkpoint=checkpoint,
             total_steps=total,
@@ -136,10 +141,15 @@ class Bench:
         assert checkpoint is not None, problems
         return self.start(checkpoint, stop_at=stop_at)
 
+    def loss_at(self, precision: str, ids: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a micro-batch, as the train stage has it computed."""
+        with arithmetic("cpu", precision):
+            return self.loss(self.model, ids, targets)
+
     def evaluate(self) -> float:
         """Nats per held-out token."""
         self.model.eval()
-        nats, scored = score(self.model, self.held_out, max_seq_len=8)
+        nats, scored = score(in_float32(self.model), self.held_out, max_seq_len=8)
         self.model.train()
         return nats / scored
 
@@ -166,4 +176,4 @@ class Bench:
 
 
 def _digest(tensors: list[torch.Tensor]) -> str:
-    return sha256_bytes(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors))
+    return sha256_bytes(b"".join(tensor.detach().float().numpy().tobytes() for tensor in tensors))
