@@ -103,9 +103,10 @@ class Cnn(Model):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, C, H, W) uint8 pixels → (B, K) logits."""
-        x = (pictures.float() - self.mean) / self.std
+        x = ((pictures.float() - self.mean) / self.std).to(self.head.weight.dtype)
         for index, stage in enumerate(self.stages):
             if index:
                 x = functional.max_pool2d(x, 2, ceil_mode=True)
             x = stage(x)
-        return self.head(self.dropout(x.mean(dim=(2, 3))))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(self.dropout(x.mean(dim=(2, 3))))
+        return logits.float()

@@ -297,6 +297,12 @@ _EXPERIMENT_UNREAD = (
     ),
     Unread("hardware.use_tf32", "hardware.device", lambda device: device == "cpu", "device is cpu"),
     Unread(
+        "hardware.use_gradient_checkpointing",
+        "model.model_type",
+        lambda kind: kind == "cnn",
+        "model_type is cnn, whose blocks are few and small",
+    ),
+    Unread(
         "hardware.use_tf32",
         "hardware.precision",
         lambda precision: precision not in ("auto", "32-true", "32"),

@@ -15,12 +15,19 @@ from safetensors.torch import load_file, save_file
 from training_bench import Bench
 
 from pipeline.errors import Preempted, TrainingError
+from pipeline.models.cnn import Cnn
 from pipeline.models.store import copy_weights
 from pipeline.models.transformer import Transformer
 from pipeline.tasks.language_model import loss_sum
 from pipeline.training.checkpoint import newest_checkpoint
 from pipeline.training.events import LossScaleLowered, StepDone, StepSkipped
-from pipeline.training.precision import PRECISIONS, LossScale, arithmetic, convert_weights, in_float32
+from pipeline.training.precision import (
+    PRECISIONS,
+    LossScale,
+    arithmetic,
+    convert_weights,
+    in_float32,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -209,6 +216,22 @@ def test_weights_in_16_bits_are_judged_in_float32_and_left_as_they_are() -> None
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     for name, parameter in judged.named_parameters():
         assert torch.equal(parameter, model.get_parameter(name).float())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_convolutional_network_computes_in_every_precision(precision: str) -> None:
+    torch.manual_seed(0)
+    model = Cnn(image_size=[1, 8, 8], num_classes=4, channel_mean=[0.5], channel_std=[0.25]).train()
+    pictures = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
+    expected = model(pictures)
+
+    convert_weights(model, precision)
+    with arithmetic("cpu", precision):
+        logits = model(pictures)
+    logits.sum().backward()
+
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0.05)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_a_model_folder_gets_float32_weights_whatever_was_trained(tmp_path: Path) -> None:
