@@ -41,6 +41,13 @@ def command(spec: str, no_calibrate: bool, as_json: bool) -> None:
     from pipeline.spec.estimate import plan
 
     loaded = _load(spec)
+    if loaded.model.model_type == "cnn":
+        from pipeline.commands.plan_pictures import picture_page, pictures_for
+        from pipeline.spec.estimate_pictures import plan_pictures
+
+        planned = plan_pictures(loaded.to_dict(), pictures_for(loaded))
+        click.echo(json.dumps(planned, indent=2, allow_nan=False) if as_json else "\n".join(picture_page(planned)))
+        return
     text = text_of(loaded)
     pace, notes = (None, ["times are left out: nothing was measured"]) if no_calibrate else _calibrated(loaded, text)
     planned = plan(loaded.to_dict(), text, pace, notes=[*notes, *_notes(text, pace)])

@@ -119,7 +119,7 @@ def read_image_folder(*, path: str, image_size: list[int], fit: str = "crop", pr
             damaged, too large or not of the right size; or all of them would not fit into memory.
     """
     size: Size = (image_size[0], image_size[1], image_size[2])
-    files = _files_by_class(path, project)
+    files = files_by_class(path, project)
     if empty := [name for name, (found, _) in files.items() if not found]:
         hint = f"pictures end in {', '.join(ENDINGS)}; add some or remove the folder"
         raise CorpusError(f"the class {empty[0]} has no picture", where=f"{path}/{empty[0]}", hint=hint)
@@ -147,7 +147,7 @@ def files_of_folder(path: str, project: Path) -> dict[str, Path]:
     Raises:
         CorpusError: the folder does not exist, or has fewer than two classes.
     """
-    classes = _files_by_class(path, project).values()
+    classes = files_by_class(path, project).values()
     return {name_of(file, project): file for found, _ in classes for file in found}
 
 
@@ -157,8 +157,12 @@ PICTURE_SOURCES: Mapping[str, Callable[..., PictureSource]] = {
 }
 
 
-def _files_by_class(path: str, project: Path) -> dict[str, tuple[list[Path], list[Path]]]:
-    """Class → its pictures and its other files."""
+def files_by_class(path: str, project: Path) -> dict[str, tuple[list[Path], list[Path]]]:
+    """Class → its pictures and its other files, in a folder of class folders.
+
+    Raises:
+        CorpusError: the folder does not exist, or has fewer than two classes.
+    """
     folder = project / path
     return {name: _files_of_class(folder / name) for name in _class_folders(folder, where=path)}
 

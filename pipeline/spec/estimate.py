@@ -227,15 +227,20 @@ def steps_of(settings: Settings, text: Text) -> Steps:
 
     Early stopping is not foreseen, and every evaluation is taken for one that saves a better model.
     """
-    training, saving = settings["training"], settings["checkpointing"]
     windows = max(1, text.train_tokens - 1) // settings["model"]["max_seq_len"] + 1
-    batches = -(-windows // training["batch_size"])
+    return steps_of_rows(settings, windows, held_out=text.validation_tokens > 1)
+
+
+def steps_of_rows(settings: Settings, rows: int, *, held_out: bool) -> Steps:
+    """The same for rows of any kind, windows or pictures; `held_out`: there are some to evaluate on."""
+    training, saving = settings["training"], settings["checkpointing"]
+    batches = -(-rows // training["batch_size"])
     per_epoch = -(-batches // training["gradient_accumulation_steps"])
     total: int = training["epochs"] * per_epoch
     if training["max_steps"] is not None:
         total = min(total, training["max_steps"])
     every = training["eval_every_n_steps"] or per_epoch
-    evaluated = [every] if text.validation_tokens > 1 else []
+    evaluated = [every] if held_out else []
     saved = list(evaluated)
     if saving["save_every_n_steps"] is not None:
         saved.append(saving["save_every_n_steps"])
@@ -738,10 +743,10 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
             "flops": flops,
         },
         "execution": {**asdict(execution), "measured": pace is not None},
-        "memory_mb": _rounded_all(memory if execution.device == "cpu" else _of_any_device(memory)),
-        "inference_mb": _rounded_all(inference_memory(shape)),
-        "disk_mb": _rounded_all(disk(settings, shape, text)),
-        "seconds": None if pace is None else _rounded_all(times(settings, shape, text, pace)),
+        "memory_mb": rounded(memory if execution.device == "cpu" else _of_any_device(memory)),
+        "inference_mb": rounded(inference_memory(shape)),
+        "disk_mb": rounded(disk(settings, shape, text)),
+        "seconds": None if pace is None else rounded(times(settings, shape, text, pace)),
         "pace": None if pace is None else asdict(pace),
         "budgets": judged(settings, text, pace),
         "bounds": {"memory": MEMORY_BOUND if execution.compiled else EAGER_MEMORY_BOUND, "time": TIME_BOUND},
@@ -767,5 +772,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def _rounded_all(values: Mapping[str, float | None]) -> dict[str, float | None]:
+def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Figures with four digits: no prediction has more."""
     return {name: _rounded(value) for name, value in values.items()}

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.paths import SPECS
+from pipeline.spec import estimate_pictures
 from pipeline.spec.author import complete, overlay, spec_of
 from pipeline.spec.check import check
 from pipeline.spec.diagnose import SpecError
@@ -205,6 +206,8 @@ def expand(preset: Preset) -> Spec:
 def estimate_of(spec: Spec) -> Estimate:
     """What an experiment costs on the corpus that needs no files, every step that it asks for taken."""
     settings = spec.to_dict()
+    if settings["model"]["model_type"] == "cnn":
+        return _estimate_of_pictures(settings)
     tokenizer, dataset = settings["tokenizer"], settings["dataset"]
     shares = {"validation": dataset["validation_split"], "test": dataset["test_split"]}
     sizes = {split: round(_CORPUS_BYTES * share) for split, share in shares.items()}
@@ -219,6 +222,14 @@ def estimate_of(spec: Spec) -> Estimate:
     tokens = min(steps_of(settings, text).total * a_step, training["epochs"] * text.train_tokens)
     memory = plan(settings, text, None)["memory_mb"]["peak_rss"]
     return Estimate(count(shape), tokens, tokens * flops_per_token(shape), memory)
+
+
+def _estimate_of_pictures(settings: dict[str, Any]) -> Estimate:
+    """The same for pictures: on the digits, which need no files; what training takes in are pictures, not tokens."""
+    planned = estimate_pictures.plan_pictures(settings, estimate_pictures.digits(settings["dataset"]))
+    training, model = planned["training"], planned["model"]
+    seen = round(training["flops"] / model["flops_per_picture"])
+    return Estimate(model["parameters"]["total"], seen, training["flops"], planned["memory_mb"]["peak_rss"])
 
 
 def recommend(goal: str, time_budget: float, flops_per_second: float = FLOPS_PER_SECOND) -> Preset:

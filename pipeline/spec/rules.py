@@ -160,14 +160,14 @@ def model_fits_the_task(model_type: str, task_type: str) -> Finding:
 
 
 def groups_divide_channels(norm_groups: int, stage_channels: list[int], model_type: str) -> Finding:
-    """Each group of a norm has an equal number of channels."""
-    if model_type != "cnn" or all(channels % norm_groups == 0 for channels in stage_channels):
+    """Each group of a norm has an equal number of channels, and two at least: one value normalized is always 0."""
+    if model_type != "cnn" or all(size % norm_groups == 0 and size > norm_groups for size in stage_channels):
         return None
-    fitting = math.gcd(*stage_channels)
-    return (
-        f"norm_groups {norm_groups} does not divide each of stage_channels {list(stage_channels)}",
-        f"take a divisor of {fitting}, or multiples of {norm_groups} as channels",
-    )
+    shared = math.gcd(*stage_channels)
+    fitting = [groups for groups in range(1, shared + 1) if shared % groups == 0 and groups < min(stage_channels)]
+    message = f"norm_groups {norm_groups} does not cut each of stage_channels {list(stage_channels)} into equal groups"
+    hint = f"take norm_groups {fitting[-1]}" if fitting else "take two channels or more"
+    return f"{message} of two channels or more", hint
 
 
 def pictures_are_grey_or_coloured(image_size: list[int] | None) -> Finding:
@@ -354,6 +354,10 @@ _EXPERIMENT_UNREAD = (
             "max_seq_len",
             "tie_embeddings",
             "init_std",
+            "qk_norm",
+            "activation",
+            "zero_init",
+            "separate_documents",
         )
     ),
     *(

@@ -144,7 +144,8 @@ def test_scenarios_are_ordered_by_what_they_spend():
     )
 
     assert quick.flops < device.flops < balanced.flops < best.flops
-    assert device.memory_mb == min(estimate_of(expand(read_preset(name))).memory_mb for name in names(PRESETS))
+    of_text = [name for name in names(PRESETS) if name != "vision_tiny"]
+    assert device.memory_mb == min(estimate_of(expand(read_preset(name))).memory_mb for name in of_text)
     assert balanced.hours() < 0.2
 
 
