@@ -46,6 +46,7 @@ CODE_OF = {
         "pipeline/data/tokenizer.py",
         "pipeline/models",
         "pipeline/stages/train.py",
+        "pipeline/stages/train_memory.py",
         "pipeline/stages/train_record.py",
         "pipeline/stages/train_result.py",
         "pipeline/stages/train_run.py",

@@ -17,6 +17,7 @@ from pipeline.files import canonical_json, manifest_hash, sha256_bytes, sha256_f
 from pipeline.paths import OUTPUT_OF, work_dir
 from pipeline.spec import Spec, stage_values
 from pipeline.stages import CODE_OF
+from pipeline.stages.train_memory import estimate_of_shortage
 from pipeline.stages.train_record import Record
 from pipeline.stages.train_result import now, training_metrics, write_model
 from pipeline.stages.train_setup import Setup, set_up
@@ -55,7 +56,10 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
         setup = set_up(spec, source, checkpoint)
         if checkpoint is not None and exact:
             require_same_execution(setup.execution, checkpoint.state["execution"])
-        _train(spec, setup, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run)
+        with estimate_of_shortage(spec, setup):
+            _train(
+                spec, setup, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run
+            )
         if keep_run:
             return
         for path in run_folder.iterdir():  # not the lock, which is still held

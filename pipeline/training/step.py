@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from pipeline.data.batches import BatchSource
 from pipeline.errors import TrainingError, is_out_of_memory
 from pipeline.training.precision import LossScale
+
+
+class NotEnoughMemoryError(TrainingError):
+    """Not even a micro-batch of one row fits."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Stepper:
         """The clipped gradients of some batches, in the model.
 
         Raises:
-            TrainingError: there is not enough memory for a single row.
+            NotEnoughMemoryError: there is not enough memory for a single row.
         """
         random = torch.random.get_rng_state()
         on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
@@ -90,19 +94,35 @@ class Stepper:
         return found
 
     def apply(self) -> None:
-        """Let the optimizer take its step, with a second try after freed memory."""
+        """Let the optimizer take its step; where memory runs out before it changed anything, with a second try.
+
+        Raises:
+            TrainingError: memory ran out when a part of the weights or moments had been changed.
+        """
+        before = {id(tensor): tensor._version for tensor in self._changed_by_a_step()}  # noqa: SLF001 - counts writes
+        known = set(self._optimizer.state)
         try:
             self._optimizer.step()
         except (RuntimeError, MemoryError) as error:
-            # The fused kernel takes its memory before it writes: nothing has changed yet. Others may be half done.
-            if not is_out_of_memory(error) or not isinstance(self._optimizer, torch.optim.AdamW):
+            if not is_out_of_memory(error):
                 raise
             again = True
         else:
             again = False
         if again:  # outside of the handler, which holds the arrays of every frame
+            if any(tensor._version != before.get(id(tensor), 0) for tensor in self._changed_by_a_step()):  # noqa: SLF001
+                message = "memory ran out while the optimizer took its step, which cannot be taken back"
+                raise TrainingError(message, hint="end other programs and run again: the last checkpoint is sound")
+            for parameter in self._optimizer.state.keys() - known:  # moments that were only half made
+                del self._optimizer.state[parameter]
             self._free()
             self._optimizer.step()
+
+    def _changed_by_a_step(self) -> Iterator[Tensor]:
+        """Each parameter, and what the optimizer keeps for it. Fused kernels count their step beside the weights."""
+        yield from self._model.parameters()
+        for state in self._optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
     def discard(self) -> None:
         """Forget the gradients."""
@@ -141,8 +161,10 @@ class Stepper:
     def _shrink(self, epoch: int, indices: range) -> None:
         rows = self.rows or len(self._batches.batch(epoch, indices.start)[0])
         if rows == 1:
-            hint = "make model.max_seq_len or the model smaller, or end other programs"
-            raise TrainingError("there is not enough memory for a single row", hint=hint)
+            raise NotEnoughMemoryError(
+                "there is not enough memory for a single row",
+                hint="make model.max_seq_len or the model smaller, or end other programs",
+            )
         self._free()
         self.rows = rows // 2
         self._on_smaller(self.rows)

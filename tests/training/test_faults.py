@@ -13,12 +13,14 @@ from torch import Tensor
 
 from pipeline.errors import Preempted, TrainingError
 from pipeline.tasks.language_model import loss_sum
+from pipeline.training.checkpoint import newest_checkpoint
 from pipeline.training.events import MicroBatchShrunk, OddGradient, StepSkipped
 
 pytestmark = pytest.mark.unit
 
 Make = Callable[..., Any]
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."
+OUT_OF_MEMORY = (RuntimeError(NO_MEMORY), torch.OutOfMemoryError("CUDA out of memory."), MemoryError())
 
 
 def weights(bench: Any) -> Tensor:
@@ -82,6 +84,61 @@ def test_an_optimizer_that_runs_out_of_memory_takes_its_step_all_the_same(make_b
     tight.start()
 
     assert len(calls) == result.progress.step + 2
+    assert torch.equal(weights(tight), weights(roomy))
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_memory_running_out_is_recognised_by_every_name_that_it_has(make_bench: Make, error: Exception) -> None:
+    bench = make_bench(epochs=1)
+
+    def fails(model: Any, ids: Tensor, targets: Tensor) -> Tensor:
+        if len(ids) > 2:
+            raise error
+        return loss_sum(model, ids, targets)
+
+    bench.loss = fails
+
+    assert bench.start().progress.micro_batch_rows == 2
+
+
+def test_an_optimizer_that_ran_out_of_memory_halfway_is_not_asked_again(make_bench: Make) -> None:
+    bench = make_bench(save_every_n_steps=1)
+    calls: list[int] = []
+
+    def step(real: Callable[[], None]) -> None:
+        calls.append(len(calls) + 1)
+        real()
+        if calls[-1] == 3:  # the weights have been changed
+            raise MemoryError
+
+    bench.optimizer_step = step
+
+    with pytest.raises(TrainingError, match="memory ran out while the optimizer took its step"):
+        bench.start()
+
+    assert len(calls) == 3
+    checkpoint, _ = newest_checkpoint(bench.folder)
+    assert checkpoint is not None
+    assert checkpoint.step == 2
+
+
+def test_moments_that_were_half_made_when_memory_ran_out_are_made_anew(make_bench: Make) -> None:
+    roomy, tight = make_bench(epochs=1), make_bench(epochs=1)
+    calls: list[int] = []
+
+    def step(real: Callable[[], None]) -> None:
+        calls.append(len(calls) + 1)
+        if calls[-1] == 1:
+            parameter = next(tight.model.parameters())
+            tight.optimizer.state[parameter]["step"] = torch.tensor(0.0)
+            raise MemoryError
+        real()
+
+    tight.optimizer_step = step
+
+    roomy.start()
+    tight.start()
+
     assert torch.equal(weights(tight), weights(roomy))
 
 
