@@ -58,7 +58,7 @@ class Difference:
 BOUNDS = {
     ("32-true", 1): Difference(1e-5, 1e-4),
     ("32-true", 20): Difference(1e-5, 1e-4),
-    ("bf16-mixed", 1): Difference(2.5 * LEARNING_RATE, 1e-1),
+    ("bf16-mixed", 1): Difference(3 * LEARNING_RATE, 1e-1),
     ("bf16-mixed", 20): Difference(10 * LEARNING_RATE, 1e-1),
 }
 
