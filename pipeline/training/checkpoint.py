@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from pipeline.errors import ArtifactError, TrainingError
 from pipeline.files import read_artefact, sync_folder, verify_manifest, write_artefact, write_manifest
 from pipeline.training.averaging import mean_state
+from pipeline.training.distributed import ALONE, World
 
 STATE_FORMAT = 1
 _PREFIX, _UNFINISHED = "checkpoint-", ".tmp-"
@@ -97,8 +98,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     best: Path | None,
+    world: World = ALONE,
 ) -> Path:
     """Write a checkpoint of this very moment; it appears under its name only when all of it is on disk.
+
+    All ranks call this together. The first one writes the whole weights and moments, so that a checkpoint says nothing
+    about how many there are; the others wait until it is there.
 
     Args:
         run_folder: of a lock that is held.
@@ -107,11 +112,28 @@ def save_checkpoint(
         state: counters and whatever else is JSON; `state["step"]` names the checkpoint.
         best: weights of the best model so far; None when it is the model being saved: its running mean of the weights
             where there is one, else the weights.
+        world: the ranks.
 
     Raises:
         TrainingError: a weight is not finite; nothing is written.
     """
-    weights = model.state_dict()
+    weights = {name: world.whole_tensor(tensor) for name, tensor in model.state_dict().items()}
+    moments = _moments(model, optimizer, world)
+    means = {name: world.whole_tensor(tensor) for name, tensor in mean_state(model, optimizer).items()}
+    return Path(
+        world.from_first(lambda: str(_write(run_folder, weights, moments=moments, means=means, state=state, best=best)))
+    )
+
+
+def _write(
+    run_folder: Path,
+    weights: dict[str, Tensor],
+    *,
+    moments: dict[str, Tensor],
+    means: dict[str, Tensor],
+    state: dict[str, Any],
+    best: Path | None,
+) -> Path:
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"the weight {name} is not finite", hint="lower training.learning_rate")
@@ -120,10 +142,10 @@ def save_checkpoint(
     unfinished.mkdir()
     try:
         save_file(weights, unfinished / _WEIGHTS)
-        save_file(_moments(model, optimizer), unfinished / _OPTIMIZER)
+        save_file(moments, unfinished / _OPTIMIZER)
         write_artefact(unfinished / _RANDOM, "random_states", _random_states())
         write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
-        if best is None and (means := mean_state(model, optimizer)):
+        if best is None and means:
             save_file(means, unfinished / _BEST)
         else:
             _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
@@ -165,9 +187,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> None:
     """Put a checkpoint's weights, moments and random states into place, the random states last."""
-    model.load_state_dict(checkpoint.weights)
+    own = model.state_dict()
+    model.load_state_dict({name: world.as_part(tensor, own[name]) for name, tensor in checkpoint.weights.items()})
     optimizer.state.clear()  # there may be moments that the checkpoint is older than
     held: dict[str, dict[str, Tensor]] = {}
     for key, tensor in checkpoint.moments.items():
@@ -176,7 +201,7 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
     for name, parameter in model.named_parameters():
         if state := held.get(name):  # else no step had been taken
             # The fused kernel keeps the step on the device, too.
-            optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in state.items()}
+            optimizer.state[parameter] = {kind: world.as_part(tensor, parameter) for kind, tensor in state.items()}
     _restore_random_states(checkpoint.random)
 
 
@@ -200,9 +225,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Tensor]:
     return {
-        f"{kind}:{name}": tensor
+        f"{kind}:{name}": world.whole_tensor(tensor)
         for name, parameter in model.named_parameters()
         for kind, tensor in optimizer.state[parameter].items()
     }

@@ -18,6 +18,7 @@ from pipeline.training.checkpoint import (
     restore,
     save_checkpoint,
 )
+from pipeline.training.distributed import World
 from pipeline.training.events import CheckpointSaved, Event
 from pipeline.training.progress import Progress
 
@@ -37,7 +38,9 @@ class Saver:
         last: bool,
         extra: dict[str, Any],
         emit: Callable[[Event], None],
+        world: World,
     ) -> None:
+        self._world = world
         self._folder, self._model, self._optimizer = run_folder, model, optimizer
         self._every_n_steps, self._every_n_epochs = every_n_steps, every_n_epochs
         self._keep, self._last, self._extra, self._emit = keep, last, extra, emit
@@ -55,7 +58,7 @@ class Saver:
         checkpoint, _ = newest_checkpoint(self._folder)
         if checkpoint is None:
             return None
-        restore(checkpoint, model=self._model, optimizer=self._optimizer)
+        restore(checkpoint, model=self._model, optimizer=self._optimizer, world=self._world)
         progress.rollbacks += 1
         return checkpoint.step
 
@@ -83,10 +86,12 @@ class Saver:
             optimizer=self._optimizer,
             state=state,
             best=None if is_best else self.best,
+            world=self._world,
         )
         if progress.best_step is not None:
             self.best = best_weights(checkpoint)
-        prune(self._folder, keep=self._keep)
+        if self._world.is_first:
+            prune(self._folder, keep=self._keep)
         self._saved_step = progress.step
         self._emit(CheckpointSaved(progress.step, time.monotonic() - began))
 
