@@ -75,6 +75,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "samples": Artefact(("validation/samples.json",), _from("validate")),
     "latencies": Artefact(("validation/latencies.json",), _from("validate")),
     "checkpoint_state": Artefact(("checkpoint-*/state.json",), "foundry run"),
+    "checkpoint_metadata": Artefact(("checkpoint-*/metadata.json",), "foundry run"),
     "random_states": Artefact(("checkpoint-*/random.json",), "foundry run"),
     "training_record": Artefact(("runs/*/record.jsonl",), "foundry run", form="jsonl"),
     "download_validator": Artefact(("partial/*.validator.json",), "foundry run"),

@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": "Compare spec and results with a git revision.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",
+    "checkpoints": "Plan, list, verify and prune the checkpoints of training runs.",
     "prove-resume": "Kill a training run again and again and compare how it ends.",
 }
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what shells report for a writer whose reader has gone

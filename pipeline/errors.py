@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
 
 
@@ -35,6 +37,16 @@ _OUT_OF_MEMORY = ("allocate memory", "not enough memory", "out of memory", "bad_
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or of a library says that there is not enough memory."""
     return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in _OUT_OF_MEMORY)
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, a quota, a limit of the process
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of Python or of a library says that there is no room for a file."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _DISK_FULL
+    return any(os.strerror(number).lower() in str(error).lower() for number in _DISK_FULL)
 
 
 class FoundryError(Exception):
@@ -81,10 +93,6 @@ class TrainingError(FoundryError):
     """Training cannot start or cannot go on."""
 
     exit_code = ExitCode.TRAINING
-
-
-class LostRankError(TrainingError):
-    """Another process of the run has ended or does not answer: a consequence, whose cause that process may tell."""
 
 
 class ValidationError(FoundryError):

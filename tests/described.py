@@ -51,3 +51,32 @@ def tokenizer_description(vocab_size: int) -> dict[str, Any]:
         "dtype": "uint16",
         "splits": {split: dict(empty) for split in ("train", "validation", "test")},
     }
+
+
+# What the train stage adds to the metadata of every checkpoint.
+RUN_METADATA = {
+    "experiment": "tiny",
+    "run_id": "00000000-0000-4000-8000-000000000000",
+    "spec_hash": 64 * "0",
+    "tokenizer": None,
+    "git": None,
+    "parameters": 100,
+    "tokens_per_step": 64,
+    "effective_batch": 8,
+}
+
+
+def checkpoint_metadata(step: int, **changes: Any) -> dict[str, Any]:
+    """What metadata.json of a checkpoint says besides its versions."""
+    moment = {
+        "step": step,
+        "total_steps": 100,
+        "epoch": 0,
+        "finished": False,
+        "scheduled": False,
+        "timestamp": "2026-01-01T00:00:00+00:00",
+        "tokens": 64 * step,
+        "metrics": {},
+        "seconds": 1.0,
+    }
+    return {**RUN_METADATA, **moment, **changes}

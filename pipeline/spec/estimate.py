@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
-from pipeline.spec.devices import asked_devices
+from pipeline.spec.saves import schedule_of
 
 PLAN_FORMAT = 1
 # How far a figure can be off, as a share; tests/commands/test_plan_command.py holds them to real runs.
@@ -221,6 +221,7 @@ class Steps:
     total: int
     evaluations: int
     checkpoints: int
+    scheduled: int  # of the checkpoints: those that a schedule names, step 0 perhaps among them
 
 
 def steps_of(settings: Settings, text: Text) -> Steps:
@@ -235,7 +236,7 @@ def steps_of(settings: Settings, text: Text) -> Steps:
 def steps_of_rows(settings: Settings, rows: int, *, held_out: bool) -> Steps:
     """The same for rows of any kind, windows or pictures; `held_out`: there are some to evaluate on."""
     training, saving = settings["training"], settings["checkpointing"]
-    batches = -(-rows // rows_of_a_batch(settings))
+    batches = -(-rows // training["batch_size"])
     per_epoch = -(-batches // training["gradient_accumulation_steps"])
     total: int = training["epochs"] * per_epoch
     if training["max_steps"] is not None:
@@ -247,12 +248,28 @@ def steps_of_rows(settings: Settings, rows: int, *, held_out: bool) -> Steps:
         saved.append(saving["save_every_n_steps"])
     if saving["save_every_n_epochs"] is not None:
         saved.append(saving["save_every_n_epochs"] * per_epoch)
-    return Steps(batches, per_epoch, total, _moments(total, evaluated), _moments(total, saved, last=bool(evaluated)))
+    scheduled = schedule_of(saving, total=total, per_epoch=per_epoch)
+    ends = bool(evaluated or scheduled)
+    extra = sum(not _met(step, saved, total=total if ends else 0) for step in scheduled)
+    checkpoints = _moments(total, saved, last=ends) + extra + (ends and not saved)
+    return Steps(batches, per_epoch, total, _moments(total, evaluated), checkpoints, len(scheduled))
 
 
-def rows_of_a_batch(settings: Settings) -> int:
-    """Sequences of a batch: `batch_size` of them for each device that the spec asks for."""
-    return int(settings["training"]["batch_size"]) * (asked_devices(settings["hardware"]) or 1)
+def _met(step: int, periods: Sequence[int], *, total: int) -> bool:
+    return step > 0 and (step == total or any(step % period == 0 for period in periods))
+
+
+def checkpoints_on_disk(settings: Settings, steps: Steps) -> int:
+    """The most checkpoints that a run has at a time, without the one that is being written."""
+    saving = settings["checkpointing"]
+    kept: int = saving["keep_last_n"] + saving["keep_best_k"] + steps.scheduled
+    return min(kept, max(1, steps.checkpoints))
+
+
+def checkpoint_bytes(settings: Settings, shape: Shape) -> float:
+    """Bytes of a checkpoint: weights and moments; the best weights are a link."""
+    narrower = number_bytes(settings["hardware"]["precision"]) / _FLOAT
+    return (1 + moments_per_weight(shape, settings)) * weight_bytes(shape) * narrower
 
 
 def _moments(total: int, periods: Sequence[int], *, last: bool = True) -> int:
@@ -478,9 +495,8 @@ def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None
         "model": weights * (1 if settings["checkpointing"]["keep_best_only"] else 2),
         "exports": weights * len(settings["export"]["formats"]),
     }
-    narrower = number_bytes(settings["hardware"]["precision"]) / _FLOAT
-    checkpoint = (1 + moments_per_weight(shape, settings)) * weights * narrower  # the best weights are a link
-    kept = settings["checkpointing"]["keep_last_n"]
+    checkpoint = checkpoint_bytes(settings, shape) / _MB
+    kept = checkpoints_on_disk(settings, steps_of(settings, text))
     parts = {
         **outputs,
         "checkpoints": (kept + 1) * checkpoint + weights,  # one more while it is written, and older best weights
@@ -600,7 +616,7 @@ def tokens_learned(settings: Settings, steps: Steps) -> int:
     training = settings["training"]
     whole, rest = divmod(steps.total, steps.per_epoch)
     batches = whole * steps.batches_per_epoch + rest * training["gradient_accumulation_steps"]
-    return int(batches * rows_of_a_batch(settings) * settings["model"]["max_seq_len"])
+    return int(batches * training["batch_size"] * settings["model"]["max_seq_len"])
 
 
 # Budgets
@@ -756,24 +772,8 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "pace": None if pace is None else asdict(pace),
         "budgets": judged(settings, text, pace),
         "bounds": {"memory": MEMORY_BOUND if execution.compiled else EAGER_MEMORY_BOUND, "time": TIME_BOUND},
-        "notes": [
-            *notes,
-            *_of_several_devices(settings["hardware"]),
-            *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute),
-        ],
+        "notes": [*notes, *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute)],
     }
-
-
-def _of_several_devices(hardware: Mapping[str, Any]) -> Iterator[str]:
-    devices = asked_devices(hardware) or 1
-    if devices == 1:
-        return
-    yield f"memory is that of each of {devices} processes; times are those of one process that does the work of all"
-    if hardware["strategy"] in ("fsdp", "fsdp_native"):
-        yield (
-            f"with fsdp a process holds a part in {devices} of the planned weights, gradients and optimizer; the first "
-            "one also holds a whole copy of the weights"
-        )
 
 
 def _beyond_what_was_measured(peak_mb: float, precision: str, *, recompute: bool) -> Iterator[str]:

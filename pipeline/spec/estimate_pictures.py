@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
-from pipeline.spec.estimate import Known, Settings, rounded, steps_of_rows
+from pipeline.spec.estimate import Known, Settings, checkpoints_on_disk, rounded, steps_of_rows
 
 PLAN_FORMAT = 1
 MEMORY_BOUND = 0.15  # how far the peak can be off, as a share; a test holds it to a real run
@@ -188,7 +188,7 @@ def plan_pictures(settings: Settings, pictures: Pictures) -> dict[str, Any]:
         "corpus": 2 * pictures.all * _bytes_of(shape) / _MB,  # the tokenizer stage carries a copy on
         "model": weights * (1 if saving["keep_best_only"] else 2),
         "exports": weights * len(settings["export"]["formats"]),
-        "checkpoints": (saving["keep_last_n"] + 1) * 3 * weights + weights,
+        "checkpoints": (checkpoints_on_disk(settings, steps) + 1) * 3 * weights + weights,
     }
     return {
         "format_version": PLAN_FORMAT,

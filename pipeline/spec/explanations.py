@@ -284,8 +284,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {device: cpu, devices: auto}\n",
     ),
     "E0411": Explanation(
-        "`dp` is an old name for training on the devices of one machine, and is run as `ddp` there. `ddp` itself "
-        "crosses machines.",
+        "`dp` copies the model to the devices of one process, so it ends at the machine. `ddp` starts a process for "
+        "each device and crosses machines.",
         "hardware: {strategy: dp, num_nodes: 2}\n",
         "hardware: {strategy: ddp, num_nodes: 2}\n",
     ),
@@ -420,14 +420,6 @@ EXPLANATIONS: dict[str, Explanation] = {
         f"{_SWEEP}method: grid\nspace:\n  model.num_layers: {{kind: range, low: 2, high: 8, step: 2}}\n",
         head="",
     ),
-    "E0527": Explanation(
-        "Every trial is the base experiment with other values. With these it would be refused, after the trials before "
-        "it have run. The rules of an experiment are tried on the values that each of them reads (10,000 combinations "
-        "a rule), together with what the base says of the settings that are not swept.",
-        f"{_SWEEP}method: grid\nspace:\n  model.d_model: [192, 200]\n  model.num_heads: [3, 4]\n",
-        f"{_SWEEP}method: grid\nspace:\n  model.d_model: [192, 240]\n  model.num_heads: [3, 4]\n",
-        head="",
-    ),
     "E0531": Explanation(
         "A trigger on new data fires at a number of samples or at a share of them. Without either it never would.",
         f"{_DOCUMENT.format('policy')}triggers:\n  - {{kind: data_volume, percentage: null}}\n",
@@ -556,7 +548,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "export: {quantization: null}\n",
     ),
     "W0104": Explanation(
-        "`ddp`, `fsdp` and `dp` spread training over devices. With one device it runs in one process, as with `auto`.",
+        "`ddp`, `fsdp_native` and `dp` spread training over devices. With one device they only add overhead.",
         "hardware: {strategy: ddp, devices: 1}\n",
         "hardware: {strategy: auto, devices: 1}\n",
     ),
@@ -643,12 +635,6 @@ EXPLANATIONS: dict[str, Explanation] = {
         "More accuracy is better and more loss is worse. As it stands, the sweep looks for the worst.",
         f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: val_loss\ndirection: maximize\n",
         f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: val_loss\ndirection: minimize\n",
-        head="",
-    ),
-    "W0214": Explanation(
-        "Trials start from an experiment. Paths are relative to the project folder, where `foundry check` is run.",
-        f"{_SWEEP}method: grid\nbase: specs/gone.yaml\nspace:\n  model.num_layers: [2, 3]\n",
-        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\n",
         head="",
     ),
 }

@@ -8,12 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FoundryError
 from pipeline.paths import REPORTS
-from pipeline.spec.combinations import combinations_are_experiments
-from pipeline.spec.devices import asked_devices
-from pipeline.spec.document import value_at
-from pipeline.spec.rule import Finding, InnerRule, Rule
+from pipeline.spec.rule import Finding, Rule
 
 _SPLIT = ("split_method", "validation_split", "test_split", "split_seed", "max_train_samples", "max_val_samples")
 _CORPUS = ("dataset.dataset_name", *(f"dataset.{name}" for name in _SPLIT))
@@ -37,17 +33,6 @@ class Project:
     def tokenizer(self) -> dict[str, Any] | None:
         """reports/tokenizer.json."""
         return self._report("tokenizer.json")
-
-    def settings_of(self, experiment: str) -> dict[str, Any]:
-        """Dotted setting → value of an experiment; none if it is not there, or wrong, which its own check says."""
-        from pipeline.spec.load import load_spec  # noqa: PLC0415 - loading asks the checker, which asks this module
-
-        try:
-            spec = load_spec(self.folder / experiment)
-        except FoundryError:
-            return {}
-        values = spec.to_dict()
-        return {name: value_at(values, tuple(name.split("."))) for name in spec.leaves()}
 
     def training_characters(self, dataset_name: str, *split: Any) -> int | None:
         """Characters of the training split, if the corpus there is the one that a spec describes."""
@@ -90,8 +75,6 @@ def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it read
     batch_size: int,
     gradient_accumulation_steps: int,
     max_seq_len: int,
-    devices: int | str | list[int] | None,
-    num_nodes: int,
     tokenizer_type: str,
     vocab_size: int,
     *corpus: Any,
@@ -100,13 +83,12 @@ def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it read
     tokens = project.training_tokens(tokenizer_type, vocab_size)
     if tokens is None or project.training_characters(*corpus) is None:
         return None
-    shares = asked_devices({"devices": devices, "num_nodes": num_nodes}) or 1
-    sequences, step = -(-tokens // max_seq_len), batch_size * gradient_accumulation_steps * shares
+    sequences, step = -(-tokens // max_seq_len), batch_size * gradient_accumulation_steps
     if step <= sequences:
         return None
     message = (
-        f"a step takes {step} sequences (batch_size x gradient_accumulation_steps x devices), but the training split"
-        f" has {sequences} of {max_seq_len} tokens ({REPORTS / 'tokenizer.json'})"
+        f"a step takes {step} sequences (batch_size x gradient_accumulation_steps), but the training split has"
+        f" {sequences} of {max_seq_len} tokens ({REPORTS / 'tokenizer.json'})"
     )
     return message, "lower batch_size or gradient_accumulation_steps"
 
@@ -118,14 +100,7 @@ def weights_are_there(project: Project, resume_from_checkpoint: str | None) -> F
     return f"there is no {resume_from_checkpoint} in this project", "paths are relative to the project folder"
 
 
-def base_is_there(project: Project, base: str) -> Finding:
-    """Trials cannot start from an experiment that is not there."""
-    if (project.folder / base).is_file():
-        return None
-    return f"there is no {base} in this project", "paths are relative to the project folder"
-
-
-# Kind of document → its rules, and those inside its lists and maps; each takes the project before the values it reads.
+# Kind of document → its rules; each takes the project before the values it reads.
 PROJECT_RULES: dict[str, tuple[Rule, ...]] = {
     "experiment": (
         Rule("W0111", ("training.resume_from_checkpoint",), weights_are_there),
@@ -134,13 +109,9 @@ PROJECT_RULES: dict[str, tuple[Rule, ...]] = {
             "W0113",
             (
                 "training.batch_size", "training.gradient_accumulation_steps", "model.max_seq_len",
-                "hardware.devices", "hardware.num_nodes", "tokenizer.tokenizer_type", "tokenizer.vocab_size", *_CORPUS,
+                "tokenizer.tokenizer_type", "tokenizer.vocab_size", *_CORPUS,
             ),
             batch_fits_an_epoch,
         ),
-    ),
-    "sweep": (Rule("W0214", ("base",), base_is_there),),
+    )
 }  # fmt: skip
-PROJECT_INNER_RULES: dict[str, tuple[InnerRule, ...]] = {
-    "sweep": (InnerRule("E0527", ("space", "base"), combinations_are_experiments),),
-}

@@ -154,17 +154,29 @@ class HardwareSettings(TypedDict, total=False):
     compile_fullgraph: bool
     compile_dynamic: bool
     num_threads: int | None
-    strategy: Literal["auto", "ddp", "fsdp", "fsdp_native", "dp"] | None
+    strategy: Literal["auto", "ddp", "fsdp_native", "dp"] | None
     devices: int | str | list[int] | None
     num_nodes: int
 
 
 class CheckpointingSettings(TypedDict, total=False):
-    """How much work a killed run can lose."""
+    """How much work a killed run can lose, and which moments of a run are kept."""
 
     save_every_n_steps: int | None
     save_every_n_epochs: int | None
+    save_every_n_minutes: float | None
     keep_last_n: int
+    keep_best_k: int
+    monitor: Literal["val_loss", "train_loss", "accuracy"]
+    mode: Literal["min", "max"]
+    checkpoint_schedule: list[int]
+    auto_generate_checkpoints: bool
+    first_epoch_checkpoints: int
+    subsequent_epochs_spacing: Literal["log", "linear"]
+    log_base: float
+    linear_interval: int | None
+    min_checkpoint_interval: int
+    min_checkpoints_per_epoch: int
     keep_best_only: bool
 
 
@@ -297,12 +309,24 @@ class FlatSettings(TypedDict, total=False):
     compile_fullgraph: bool
     compile_dynamic: bool
     num_threads: int | None
-    strategy: Literal["auto", "ddp", "fsdp", "fsdp_native", "dp"] | None
+    strategy: Literal["auto", "ddp", "fsdp_native", "dp"] | None
     devices: int | str | list[int] | None
     num_nodes: int
     save_every_n_steps: int | None
     save_every_n_epochs: int | None
+    save_every_n_minutes: float | None
     keep_last_n: int
+    keep_best_k: int
+    monitor: Literal["val_loss", "train_loss", "accuracy"]
+    mode: Literal["min", "max"]
+    checkpoint_schedule: list[int]
+    auto_generate_checkpoints: bool
+    first_epoch_checkpoints: int
+    subsequent_epochs_spacing: Literal["log", "linear"]
+    log_base: float
+    linear_interval: int | None
+    min_checkpoint_interval: int
+    min_checkpoints_per_epoch: int
     keep_best_only: bool
     console_level: Literal["info", "warning"]
     log_every_n_steps: int

@@ -18,17 +18,9 @@ from typing import Any, NoReturn
 
 import click
 
-from pipeline import console, ranks
-from pipeline.errors import (
-    EXIT_CODE_OF,
-    ExitCode,
-    FoundryError,
-    Interrupted,
-    LostRankError,
-    Preempted,
-    is_out_of_memory,
-)
-from pipeline.files import write_artefact, write_json
+from pipeline import console
+from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted, is_disk_full, is_out_of_memory
+from pipeline.files import write_artefact
 from pipeline.paths import status_file
 from pipeline.spec import Spec, SpecError, load_spec, require_supported
 
@@ -53,12 +45,9 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
     """Run a stage's work on a checked spec, and end the process as the exit code table says.
 
     DVC reports every failed stage as 255, so the outcome also goes to `.work/status/<stage>.json`,
-    where `foundry run` reads it. Of several processes that train together, the first one speaks for all, unless the
-    stage itself has started them.
+    where `foundry run` reads it.
     """
     die_with_parent()
-    if ranks.rank() > 0:
-        console.mute()
     signal.signal(signal.SIGTERM, _preempt)
     started = time.monotonic()
     try:
@@ -99,7 +88,7 @@ def _is_orphan() -> bool:
     parent = os.getppid()
     if parent != _PARENT_AT_START:
         return True
-    if "DVC_STAGE" not in os.environ or ranks.is_rank():  # ranks have sessions of their own
+    if "DVC_STAGE" not in os.environ:
         return False
     # DVC starts a stage in its own process group; a process that adopts orphans (init, a subreaper) is in another.
     try:
@@ -122,9 +111,8 @@ def _preempt(_signal: int, _frame: FrameType | None) -> None:
 
 def _recognise(error: Exception) -> FoundryError | None:
     """A full disk and exhausted memory, which libraries report in errors of their own."""
-    text = str(error).lower()
-    if os.strerror(errno.ENOSPC).lower() in text:
-        return _explain(OSError(errno.ENOSPC, text))
+    if is_disk_full(error):
+        return _explain(OSError(errno.ENOSPC, str(error)))
     if is_out_of_memory(error):
         hint = "make training.batch_size, model.max_seq_len or the model smaller, or end other programs"
         return FoundryError("there is not enough memory", hint=hint)
@@ -134,38 +122,26 @@ def _recognise(error: Exception) -> FoundryError | None:
 def _explain(error: OSError) -> FoundryError:
     reason = error.strerror or str(error)
     where = str(error.filename or "")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return FoundryError("the disk is full", where=where, hint="free some space and run the same command again")
     return FoundryError(f"the operating system refused: {reason}", where=where)
 
 
 def _fail(name: str, error: FoundryError, started: float) -> NoReturn:
     code = exit_code(name, error)
-    if ranks.is_rank():
-        _tell_launcher(error, code)
     try:
         _write_status(name, phase="failed", code=code, started=started, error=error)
     except OSError:  # for example the full disk that is being reported
         console.show_error(error)
         sys.exit(code)
-    # `foundry run` ends with the message, from the status, and so does a stage that has started ranks.
-    if not os.environ.get("FOUNDRY_RUN") and not ranks.has_stage_above():
+    if not os.environ.get("FOUNDRY_RUN"):  # `foundry run` ends with the message, from the status
         console.show_error(error)
     sys.exit(code)
-
-
-def _tell_launcher(error: FoundryError, code: ExitCode) -> None:
-    """Leave word where torchrun looks for it, in its form and with what a stage above needs to answer for us."""
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        told = {"message": str(error), "timestamp": int(time.time()), "hint": error.hint, "code": int(code)}
-        write_json(Path(path), {**told, "is_cause": not isinstance(error, LostRankError)})
 
 
 def _write_status(
     name: str, *, phase: str, code: ExitCode | None, started: float, error: FoundryError | None = None
 ) -> None:
-    if ranks.rank() > 0 or ranks.has_stage_above():
-        return
     status: dict[str, Any] = {
         "format_version": 1,
         "stage": name,

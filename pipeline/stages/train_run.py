@@ -6,34 +6,37 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pipeline import console, ranks
+from pipeline import console
 from pipeline.errors import FoundryError
 from pipeline.files import canonical_json, manifest_hash, sha256_bytes, sha256_file, verify_manifest
 from pipeline.paths import OUTPUT_OF, work_dir
+from pipeline.revision import revision
 from pipeline.spec import Spec, stage_values
+from pipeline.spec.saves import schedule_of
 from pipeline.stages import CODE_OF
-from pipeline.stages.launch import arrangement_of
 from pipeline.stages.train_memory import estimate_of_shortage
-from pipeline.stages.train_record import Follower, Record
+from pipeline.stages.train_record import Record
 from pipeline.stages.train_result import now, training_metrics, write_model
 from pipeline.stages.train_setup import Setup, set_up
 from pipeline.stages.train_signals import listen_for_signals
 from pipeline.training.averaging import keep_mean, mean_weights
-from pipeline.training.checkpoint import Checkpoint, locked, newest_checkpoint
-from pipeline.training.distributed import agreed, join
+from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.training.earlier import why_afresh
-from pipeline.training.exact import require_same_execution, require_same_processes
+from pipeline.training.exact import require_same_execution
 from pipeline.training.loop import train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
 from pipeline.training.precision import PRECISIONS, in_float32
+from pipeline.training.run_folder import LOCK, checkpoints_in, locked, prune
+from pipeline.training.saver import Saver
 
 _SOURCE = Path(__file__).resolve().parents[2]
+TOKENIZER = "tokenizer.model"  # of an encoded corpus of text
 
 
 def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
@@ -41,42 +44,36 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
 
     Args:
         spec: the experiment.
-        keep_run: leave the run folder with its checkpoints, and one of the last step, where it is.
+        keep_run: leave the run folder with its checkpoints, and one of the last step, where it is. Without it only
+            a run with scheduled checkpoints leaves its folder, with these and the last one.
         exact: do not go on with a run whose last bits this process would not reproduce; else it only warns.
     """
     started = time.monotonic()
-    arrangement = arrangement_of(spec)
-    if not ranks.has_stage_above():
-        for warning in arrangement.warnings:
-            console.warn(warning)
     source = OUTPUT_OF["tokenizer"]
     verify_manifest(source, rebuild="foundry run --from tokenizer --force")
     mark = fingerprint(spec, inputs={"tokenizer": manifest_hash(source)})
     run_folder = work_dir() / "runs" / mark[:16]  # 64 bits: plenty to tell the runs of one machine apart
-    world = join(arrangement, strategy=spec.hardware.strategy, seed=spec.reproducibility.random_seed)
-    stop = listen_for_signals(world)
-    with locked(run_folder) if world.is_first else nullcontext():
-        world.from_first(lambda: None)  # the others wait for the lock, too
+    stop = listen_for_signals()
+    with locked(run_folder):
         checkpoint, problems = newest_checkpoint(run_folder)
-        agreed(world, checkpoint and checkpoint.step, "checkpoints")
         for problem in problems:
             console.warn(problem)
         if checkpoint is None and (reason := why_afresh(spec, run_folder)):
             console.say(reason)
-        shares = arrangement.shares or (checkpoint.state["world"]["devices"] if checkpoint else world.size)
-        setup = set_up(spec, source, checkpoint, world=world, shares=shares)
+        setup = set_up(spec, source, checkpoint)
         if checkpoint is not None and exact:
             require_same_execution(setup.execution, checkpoint.state["execution"])
-            require_same_processes(world.size, checkpoint.state["world"])
         with estimate_of_shortage(spec, setup):
-            _train(
-                spec, setup, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, save_last=keep_run
+            scheduled = _train(
+                spec, setup, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, keep_run=keep_run
             )
-        world.leave()
-        if keep_run or not world.is_first:
+        if keep_run:
+            return
+        if scheduled:
+            prune(run_folder, keep={*scheduled, max(checkpoints_in(run_folder))})
             return
         for path in run_folder.iterdir():  # not the lock, which is still held
-            if path.name != "lock":
+            if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(run_folder, ignore_errors=True)
 
@@ -104,9 +101,9 @@ def _train(
     stop: Callable[[], FoundryError | None],
     mark: str,
     started: float,
-    save_last: bool,
-) -> None:
-    world = setup.world
+    keep_run: bool,
+) -> tuple[int, ...]:
+    """Train and write what comes of it; returns the scheduled steps."""
     optimizer = _optimizer(spec, setup)
     judged = mean_weights(setup.model, optimizer)  # around each function that looks at what the model is worth
     _announce(spec, setup, checkpoint)
@@ -115,20 +112,36 @@ def _train(
         if checkpoint
         else {"run_id": str(uuid.uuid4()), "start_timestamp": now()}
     )
+    steps_per_epoch = -(-setup.batches.per_epoch // spec.training.gradient_accumulation_steps)
+    saving = spec.section("checkpointing")
+    scheduled = schedule_of(saving, total=setup.total_steps, per_epoch=steps_per_epoch)
     quiet = spec.logging.console_level != "info"
     with console.progress("train", setup.total_steps, "steps") as shown:
         shown.start_at(checkpoint.step if checkpoint else 0)
-        sample = judged(partial(_sample, spec, setup))
-        record = (
-            Record(
-                run_folder / "record.jsonl",
-                resumed_step=checkpoint.step if checkpoint else 0,
-                log_every_n_steps=spec.logging.log_every_n_steps,
-                sample=sample,
-                shown=None if quiet else shown,
-            )
-            if world.is_first
-            else None
+        record = Record(
+            run_folder / "record.jsonl",
+            resumed_step=checkpoint.step if checkpoint else 0,
+            log_every_n_steps=spec.logging.log_every_n_steps,
+            sample=judged(partial(_sample, spec, setup)),
+            shown=None if quiet else shown,
+        )
+        saver = Saver(
+            run_folder=run_folder,
+            model=setup.model,
+            optimizer=optimizer,
+            total_steps=setup.total_steps,
+            **{name: saving[f"save_{name}"] for name in ("every_n_steps", "every_n_epochs", "every_n_minutes")},
+            scheduled=scheduled,
+            **{name: saving[name] for name in ("keep_last_n", "keep_best_k", "monitor", "mode")},
+            last=keep_run or bool(scheduled),
+            state={
+                **identity,
+                "fingerprint": mark,
+                "spec": spec.to_dict(),
+                "execution": setup.execution.to_dict(),
+            },
+            metadata={"run_id": identity["run_id"], **_metadata(spec, setup, encoded, steps_per_epoch=steps_per_epoch)},
+            emit=record,
         )
         result = train(
             model=setup.model,
@@ -137,7 +150,7 @@ def _train(
             loss_sum=setup.loss,
             learning_rate=_learning_rate(spec, setup.total_steps),
             evaluate=judged(setup.evaluate) if setup.held_out.documents else None,
-            run_folder=run_folder,
+            saver=saver,
             checkpoint=checkpoint,
             total_steps=setup.total_steps,
             accumulation=spec.training.gradient_accumulation_steps,
@@ -147,29 +160,28 @@ def _train(
             eval_every_n_steps=spec.training.eval_every_n_steps,
             patience=spec.training.early_stopping_patience,
             min_delta=spec.training.early_stopping_min_delta,
-            save_every_n_steps=spec.checkpointing.save_every_n_steps,
-            save_every_n_epochs=spec.checkpointing.save_every_n_epochs,
-            keep_last_n=spec.checkpointing.keep_last_n,
-            save_last=save_last,
-            extra_state={
-                **identity,
-                "fingerprint": mark,
-                "spec": spec.to_dict(),
-                "execution": setup.execution.to_dict(),
-                "world": setup.describe_world(),
-            },
-            emit=record or Follower(sample),
+            emit=record,
             stop=stop,
             started=started,
-            rows=setup.rows,
-            world=world,
         )
-    with mean_weights(setup.model, optimizer):
-        model = world.whole(setup.model)
-        if record is not None:
-            record.close()
-            metrics = training_metrics(spec, setup, result, identity=identity, record=record)
-            write_model(spec, setup, result, model=model, encoded=encoded, metrics=metrics, record=record)
+        record.close()
+    metrics = training_metrics(spec, setup, result, identity=identity, record=record)
+    judged(write_model)(spec, setup, result, encoded=encoded, metrics=metrics, record=record)
+    return scheduled
+
+
+def _metadata(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) -> dict[str, Any]:
+    """What the metadata of every checkpoint says of the run."""
+    tokenizer = encoded / TOKENIZER
+    return {
+        "experiment": spec.name,
+        "spec_hash": spec.hash(),
+        "tokenizer": sha256_file(tokenizer) if tokenizer.exists() else None,
+        "git": revision(Path.cwd()),
+        "parameters": sum(parameter.numel() for parameter in setup.model.parameters()),
+        "tokens_per_step": round(setup.batches.targets_per_epoch / steps_per_epoch),
+        "effective_batch": spec.training.batch_size * spec.training.gradient_accumulation_steps,
+    }
 
 
 def _optimizer(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
@@ -204,39 +216,26 @@ def _announce(spec: Spec, setup: Setup, checkpoint: Checkpoint | None) -> None:
     execution = setup.execution
     parameters = sum(parameter.numel() for parameter in setup.model.parameters())
     how = f"{execution.precision}, {'compiled' if execution.compile_mode else 'eager'}"
-    if setup.world.size > 1:
-        how += f", {setup.world.strategy}"
     console.say(
         f"training {spec.model.model_name}: {parameters:,} parameters, {setup.batches.targets_per_epoch:,} targets an "
-        f"epoch, {setup.total_steps:,} steps on {execution.device} with {_workers(setup)} ({how})"
+        f"epoch, {setup.total_steps:,} steps on {execution.device} with {execution.num_threads} threads ({how})"
     )
     if checkpoint is None:
         return
     console.say(f"resuming after step {checkpoint.step} of {setup.total_steps}")
     for difference in execution.differences(checkpoint.state["execution"]):
         console.warn(f"this process executes differently, so the last bits of the weights can differ: {difference}")
-    before, now_ = checkpoint.state["world"]["processes"], setup.world.size
-    if before != now_:
-        console.warn(f"{now_} processes go on with what {before} began: the same batches, but other last bits")
-
-
-def _workers(setup: Setup) -> str:
-    threads = f"{setup.execution.num_threads} threads"
-    return threads if setup.world.size == 1 else f"{setup.world.size} processes of {threads}"
 
 
 def _sample(spec: Spec, setup: Setup) -> list[dict[str, str]]:
-    """What the model makes of the spec's prompts, from a generator of its own. All ranks call this together."""
-    model = setup.world.whole(setup.model)
-    if not setup.world.is_first:
-        return []
-    model.eval()
+    """What the model makes of the spec's prompts, from a generator of its own."""
+    setup.model.eval()
     samples = setup.task.samples(
-        in_float32(model),
+        in_float32(setup.model),
         spec.logging.sample_prompts,
         max_new_tokens=spec.logging.sample_max_new_tokens,
         temperature=spec.logging.sample_temperature,
         seed=spec.reproducibility.random_seed,
     )
-    model.train()
+    setup.model.train()
     return [{"prompt": sample.prompt, "text": sample.text} for sample in samples]

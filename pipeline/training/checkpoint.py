@@ -1,17 +1,16 @@
 """Checkpoints: complete or absent, hashed, bound to what they are checkpoints of.
 
-A run folder `<work>/runs/<fingerprint>/` belongs to one trainer at a time (a lock says which) and holds
-`checkpoint-<step>/` folders. Each holds the weights, the optimizer's moments, every random state and all counters, so
-that training goes on from it as if it had never stopped, and the best weights so far.
+A checkpoint is a folder `checkpoint-<step>/` in the folder of its run. It holds the weights, the optimizer's moments,
+every random state and all counters, so that training goes on from it as if it had never stopped, the best weights so
+far, and what a person wants to know about it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.errors import ArtifactError, TrainingError
+from pipeline import __version__
+from pipeline.errors import ArtifactError, TrainingError, is_disk_full
 from pipeline.files import read_artefact, sync_folder, verify_manifest, write_artefact, write_manifest
 from pipeline.training.averaging import mean_state
-from pipeline.training.distributed import ALONE, World
+from pipeline.training.run_folder import METADATA, checkpoint_folder, checkpoints_in, remove, unfinished_folder
 
-STATE_FORMAT = 1
-_PREFIX, _UNFINISHED = "checkpoint-", ".tmp-"
+STATE_FORMAT = METADATA_FORMAT = 1
+_TEXT_BYTES = 1 << 18  # more than random states, counters, metadata and manifest ever took
 _WEIGHTS, _OPTIMIZER, _RANDOM, _STATE, _BEST = (
     "model.safetensors",
     "optimizer.safetensors",
@@ -64,106 +65,82 @@ def best_weights(checkpoint_folder: Path) -> Path:
     return checkpoint_folder / _BEST
 
 
-@contextmanager
-def locked(run_folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process alone, and clear what a killed one left unfinished.
-
-    Raises:
-        TrainingError: another process holds it; the message names it.
-    """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with (run_folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we die, however we die
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise TrainingError(
-                f"{holder} is already training this experiment",
-                where=str(run_folder),
-                hint="wait for it or stop it; its checkpoints are kept",
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        for leftover in run_folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(leftover)
-        yield
-
-
 def save_checkpoint(
     run_folder: Path,
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    metadata: Mapping[str, Any],
     best: Path | None,
-    world: World = ALONE,
 ) -> Path:
     """Write a checkpoint of this very moment; it appears under its name only when all of it is on disk.
 
-    All ranks call this together. The first one writes the whole weights and moments, so that a checkpoint says nothing
-    about how many there are; the others wait until it is there.
-
     Args:
-        run_folder: of a lock that is held.
+        run_folder: of a lock that is held. A run never saves a step twice; if it did, the newer one would stay.
         model: its whole state is saved.
         optimizer: its moments are saved under the names of the model's parameters.
         state: counters and whatever else is JSON; `state["step"]` names the checkpoint.
+        metadata: what a person wants to know about it; metadata.json holds it, with the versions.
         best: weights of the best model so far; None when it is the model being saved: its running mean of the weights
             where there is one, else the weights.
-        world: the ranks.
 
     Raises:
-        TrainingError: a weight is not finite; nothing is written.
+        TrainingError: a weight is not finite, or the disk has no room; nothing is left behind.
     """
-    weights = {name: world.whole_tensor(tensor) for name, tensor in model.state_dict().items()}
-    moments = _moments(model, optimizer, world)
-    means = {name: world.whole_tensor(tensor) for name, tensor in mean_state(model, optimizer).items()}
-    return Path(
-        world.from_first(lambda: str(_write(run_folder, weights, moments=moments, means=means, state=state, best=best)))
-    )
-
-
-def _write(
-    run_folder: Path,
-    weights: dict[str, Tensor],
-    *,
-    moments: dict[str, Tensor],
-    means: dict[str, Tensor],
-    state: dict[str, Any],
-    best: Path | None,
-) -> Path:
+    weights, moments = model.state_dict(), _moments(model, optimizer)
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"the weight {name} is not finite", hint="lower training.learning_rate")
-    target = run_folder / f"{_PREFIX}{state['step']:08d}"
-    unfinished = run_folder / f"{_UNFINISHED}{target.name}"
-    unfinished.mkdir()
-    try:
-        save_file(weights, unfinished / _WEIGHTS)
-        save_file(moments, unfinished / _OPTIMIZER)
-        write_artefact(unfinished / _RANDOM, "random_states", _random_states())
-        write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
-        if best is None and means:
-            save_file(means, unfinished / _BEST)
-        else:
-            _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
-        write_manifest(unfinished, stage="train", sections={}, inputs={})
-        if target.exists():  # the same moment was saved before, for instance as the best model and then on schedule
-            _remove(target)
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    target = checkpoint_folder(run_folder, state["step"])
+    unfinished = unfinished_folder(run_folder, state["step"])
+    means = mean_state(model, optimizer) if best is None else {}
+    needed = sum(tensor.nbytes for tensors in (weights, moments, means) for tensor in tensors.values()) + _TEXT_BYTES
+    with _room_for(needed, run_folder):
+        unfinished.mkdir()
+        try:
+            save_file(weights, unfinished / _WEIGHTS)
+            save_file(moments, unfinished / _OPTIMIZER)
+            write_artefact(unfinished / _RANDOM, "random_states", _random_states())
+            write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
+            versions = {"format_version": METADATA_FORMAT, "toolkit_version": __version__}
+            write_artefact(unfinished / METADATA, "checkpoint_metadata", {**versions, **metadata})
+            if means:
+                save_file(means, unfinished / _BEST)
+            else:
+                _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
+            write_manifest(unfinished, stage="train", sections={}, inputs={})
+            if target.exists():
+                remove(target)
+            unfinished.rename(target)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     sync_folder(run_folder)
     return target
+
+
+@contextmanager
+def _room_for(needed: int, run_folder: Path) -> Iterator[None]:
+    """Refuse a checkpoint of so many bytes that the disk has no room for, before it is written or when it turns out."""
+    free = shutil.disk_usage(run_folder).free
+    message = f"the disk is full: a checkpoint needs {needed:,} bytes, and there are {free:,}"
+    hint = "free some space and run the same command again: it goes on from the last checkpoint"
+    if free < needed:
+        raise TrainingError(message, where=str(run_folder), hint=hint)
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not is_disk_full(error):
+            raise
+        message = f"{message} that this process may use in part ({error})"
+        raise TrainingError(message, where=str(run_folder), hint=hint) from error
 
 
 def newest_checkpoint(run_folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest complete checkpoint of a run, and a sentence about each damaged one that was passed over."""
     problems: list[str] = []
-    for folder in sorted(run_folder.glob(f"{_PREFIX}*"), reverse=True):
+    for folder in reversed(checkpoints_in(run_folder).values()):
         try:
             return read_checkpoint(folder), problems
         except ArtifactError as error:
@@ -187,12 +164,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def restore(
-    checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
-) -> None:
+def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights, moments and random states into place, the random states last."""
-    own = model.state_dict()
-    model.load_state_dict({name: world.as_part(tensor, own[name]) for name, tensor in checkpoint.weights.items()})
+    model.load_state_dict(checkpoint.weights)
     optimizer.state.clear()  # there may be moments that the checkpoint is older than
     held: dict[str, dict[str, Tensor]] = {}
     for key, tensor in checkpoint.moments.items():
@@ -201,20 +175,8 @@ def restore(
     for name, parameter in model.named_parameters():
         if state := held.get(name):  # else no step had been taken
             # The fused kernel keeps the step on the device, too.
-            optimizer.state[parameter] = {kind: world.as_part(tensor, parameter) for kind, tensor in state.items()}
+            optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in state.items()}
     _restore_random_states(checkpoint.random)
-
-
-def prune(run_folder: Path, *, keep: int) -> None:
-    """Remove all but the newest checkpoints."""
-    for folder in sorted(run_folder.glob(f"{_PREFIX}*"))[:-keep]:
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    doomed = folder.with_name(f"{_UNFINISHED}old-{folder.name}")  # half of a checkpoint never has a checkpoint's name
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -225,11 +187,11 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{kind}:{name}": world.whole_tensor(tensor)
+        f"{kind}:{name}": tensor
         for name, parameter in model.named_parameters()
-        for kind, tensor in optimizer.state[parameter].items()
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
     }
 
 

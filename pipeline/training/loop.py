@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
 from pipeline.training.checkpoint import Checkpoint, restore
-from pipeline.training.distributed import ALONE, World
 from pipeline.training.events import Event, LossScaleLowered, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.precision import LossScale
@@ -55,7 +54,7 @@ def train(
     loss_sum: Callable[..., Tensor],
     learning_rate: Callable[[int], float],
     evaluate: Callable[[], Mapping[str, float]] | None,
-    run_folder: Path,
+    saver: Saver,
     checkpoint: Checkpoint | None,
     total_steps: int,
     accumulation: int,
@@ -65,16 +64,9 @@ def train(
     eval_every_n_steps: int | None,
     patience: int | None,
     min_delta: float,
-    save_every_n_steps: int | None,
-    save_every_n_epochs: int | None,
-    keep_last_n: int,
-    save_last: bool,
-    extra_state: dict[str, Any],
     emit: Callable[[Event], None],
     stop: Callable[[], FoundryError | None],
     started: float,
-    rows: int | None = None,
-    world: World = ALONE,
 ) -> Result:
     """Train a model to the end, or until asked to stop.
 
@@ -86,7 +78,7 @@ def train(
         learning_rate: of an optimizer step, counted from 1.
         evaluate: metrics of held-out data, `val_loss` in nats per target among them, leaving all random states alone;
             None: there is none.
-        run_folder: where checkpoints go; its lock is held.
+        saver: of this model and optimizer.
         checkpoint: to go on from.
         total_steps: optimizer steps of the whole run, from `planned_steps`.
         accumulation: batches of an optimizer step.
@@ -99,37 +91,17 @@ def train(
         eval_every_n_steps: None evaluates at the end of each epoch. The last step is always evaluated.
         patience: evaluations in a row without gain that end the run (0 is as 1); None never.
         min_delta: by how much a loss must be lower to be a gain, in nats per token.
-        save_every_n_steps: steps between checkpoints; None counts no steps. Gains and stops are always saved.
-        save_every_n_epochs: epochs between checkpoints; None counts no epochs.
-        keep_last_n: checkpoints kept.
-        save_last: whether there must be a checkpoint of the last step.
-        extra_state: goes into every checkpoint's state as it is.
         emit: receives every event.
         stop: asked after each step; an error it returns is raised once a checkpoint is saved.
         started: `time.monotonic()` of when this process began to work on the run.
-        rows: most rows of a micro-batch; None takes this rank's part of a batch at once.
-        world: the ranks that train together. All of them call this with the same arguments; evaluations and stops are
-            agreed on by the callables, events are for the first rank.
 
     Raises:
         TrainingError: the loss or a gradient is not finite and the policy or its patience ends the run; or memory does
             not suffice for a single row.
     """
-    progress = _resumed(checkpoint, model, optimizer, world)
+    progress = _resumed(checkpoint, model, optimizer)
     earlier = progress.seconds
-    saver = Saver(
-        run_folder=run_folder,
-        model=model,
-        optimizer=optimizer,
-        every_n_steps=save_every_n_steps,
-        every_n_epochs=save_every_n_epochs,
-        keep=keep_last_n,
-        last=save_last,
-        extra=extra_state,
-        emit=emit,
-        world=world,
-    )
-    saver.go_on_from(checkpoint, progress)
+    saver.begin(checkpoint, progress)
 
     def shrunk(rows: int) -> None:
         progress.micro_batch_rows = rows
@@ -143,10 +115,9 @@ def train(
         batches,
         loss_sum,
         max_grad_norm=max_grad_norm,
-        rows=progress.micro_batch_rows or rows,
+        rows=progress.micro_batch_rows,
         on_smaller=shrunk,
         scale=scale,
-        world=world,
     )
     while progress.step < total_steps and not progress.stopped_early:
         began = time.monotonic()
@@ -190,7 +161,8 @@ def train(
             emit(progress.end_epoch(val_loss=val_loss, lr=rate, whole=epoch_ends))
 
         progress.seconds = earlier + time.monotonic() - started
-        saver.after_step(progress, improved=improved, epoch_ended=epoch + 1 if epoch_ends else None)
+        ended = epoch + 1 if epoch_ends else None
+        saver.after_step(progress, metrics=metrics, improved=improved, epoch_ended=ended)
         if (reason := stop()) is not None:
             saver.save_once(progress)
             raise reason
@@ -202,13 +174,11 @@ def train(
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
 
 
-def _resumed(
-    checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
-) -> Progress:
+def _resumed(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Where a run stands, with everything else in its place."""
     if checkpoint is None:
         return Progress()
-    restore(checkpoint, model=model, optimizer=optimizer, world=world)
+    restore(checkpoint, model=model, optimizer=optimizer)
     return Progress(**checkpoint.state["progress"])
 
 

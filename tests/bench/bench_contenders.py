@@ -70,7 +70,7 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
         flops=model.flops_per_token() * settings["run_tokens"],
     )
     loss, execution = prepare_loss(
-        partial(loss_sum, model), model, execution, batches.batch(0, 0), fullgraph=False, dynamic=False, insist=False
+        partial(loss_sum, model), model, execution, batches, fullgraph=False, dynamic=False, insist=False
     )
     return model, batches, loss, execution
 
@@ -85,11 +85,26 @@ def run_identity(execution: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def run_metadata() -> dict[str, Any]:
+    """What the train stage adds to the metadata of every checkpoint."""
+    return {
+        "experiment": "bench",
+        "run_id": "00000000-0000-4000-8000-000000000000",
+        "spec_hash": 64 * "0",
+        "tokenizer": None,
+        "git": None,
+        "parameters": 1,
+        "tokens_per_step": 1,
+        "effective_batch": 1,
+    }
+
+
 def foundry(settings: dict[str, Any], clock: Clock) -> None:
     """Our own loop, without evaluation and checkpoints."""
     from pipeline.errors import Interrupted
     from pipeline.training.loop import train
     from pipeline.training.optimizer import adamw
+    from pipeline.training.saver import Saver
 
     model, batches, loss, execution = prepare_ours(settings)
     clock.describe(
@@ -107,14 +122,23 @@ def foundry(settings: dict[str, Any], clock: Clock) -> None:
         return Interrupted("measured") if clock(tokens) else None
 
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as folder, suppress(Interrupted):
+        optimizer = adamw(model, **settings["optimizer"])
         train(
             model=model,
-            optimizer=adamw(model, **settings["optimizer"]),
+            optimizer=optimizer,
             batches=batches,
             loss_sum=loss,
             learning_rate=lambda _step: settings["optimizer"]["learning_rate"],
             evaluate=None,
-            run_folder=Path(folder),
+            saver=Saver(
+                run_folder=Path(folder),
+                model=model,
+                optimizer=optimizer,
+                total_steps=10**9,
+                state=run_identity(execution.to_dict()),
+                metadata=run_metadata(),
+                emit=lambda _event: None,
+            ),
             checkpoint=None,
             total_steps=10**9,  # the clock ends it
             accumulation=1,
@@ -123,11 +147,6 @@ def foundry(settings: dict[str, Any], clock: Clock) -> None:
             eval_every_n_steps=None,
             patience=None,
             min_delta=0.0,
-            save_every_n_steps=None,
-            save_every_n_epochs=None,
-            keep_last_n=1,
-            save_last=False,
-            extra_state=run_identity(execution.to_dict()),
             emit=lambda _event: None,
             stop=stop,
             started=0.0,

@@ -240,13 +240,14 @@ def _execution() -> dict[str, Any]:
 def files(settings: dict[str, Any], clock: Clock) -> None:
     """Saving, checking and opening checkpoints and model folders of the spec's model."""
     import torch
-    from bench_contenders import run_identity
+    from bench_contenders import run_identity, run_metadata
 
     from pipeline.files import verify_manifest
     from pipeline.models.store import load_model
-    from pipeline.training.checkpoint import locked, read_checkpoint, restore, save_checkpoint
+    from pipeline.training.checkpoint import read_checkpoint, restore, save_checkpoint
     from pipeline.training.optimizer import adamw
     from pipeline.training.progress import Progress
+    from pipeline.training.run_folder import locked, remove
 
     repeats = settings["repeats"]
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
@@ -257,13 +258,24 @@ def files(settings: dict[str, Any], clock: Clock) -> None:
         optimizer.step()
         calls: dict[str, Callable[[], Any]] = {}
         state = {**run_identity(_execution()), "step": 1, "progress": vars(Progress(step=1))}
+        moment = {"total_steps": 2, "epoch": 0, "finished": False, "scheduled": False, "tokens": 1, "metrics": {}}
+        moment |= {"timestamp": state["start_timestamp"], "seconds": 1.0}
+
+        def save(step: int) -> Path:
+            return save_checkpoint(
+                run,
+                model=model,
+                optimizer=optimizer,
+                state={**state, "step": step},
+                metadata={**run_metadata(), **moment, "step": step},
+                best=None,
+            )
+
         with locked(run):
-            saved = save_checkpoint(run, model=model, optimizer=optimizer, state=state, best=None)
+            saved = save(1)
             checkpoint = read_checkpoint(saved)
             calls = {
-                "checkpoint: save": lambda: save_checkpoint(
-                    run, model=model, optimizer=optimizer, state={**state, "step": 2}, best=None
-                ),
+                "checkpoint: save and remove": lambda: remove(save(2)),
                 "checkpoint: verify": lambda: verify_manifest(saved, rebuild="make bench"),
                 "checkpoint: verify and read": lambda: read_checkpoint(saved),
                 "checkpoint: put into place": lambda: restore(checkpoint, model=model, optimizer=optimizer),

@@ -31,6 +31,7 @@ from pipeline.tasks.language_model import loss_sum
 from pipeline.training.events import Event, MicroBatchShrunk
 from pipeline.training.loop import train
 from pipeline.training.optimizer import adamw
+from pipeline.training.saver import Saver
 
 NAME = "invariance"
 ROWS = 32  # of a step
@@ -144,7 +145,15 @@ def trained(
             loss_sum=around_loss(loss),
             learning_rate=lambda _step: LEARNING_RATE,
             evaluate=None,
-            run_folder=Path(folder),
+            saver=Saver(
+                run_folder=Path(folder),
+                model=model,
+                optimizer=optimizer,
+                total_steps=steps,
+                state={},
+                metadata={},
+                emit=events.append,
+            ),
             checkpoint=None,
             total_steps=steps,
             accumulation=pieces,
@@ -153,11 +162,6 @@ def trained(
             eval_every_n_steps=None,
             patience=None,
             min_delta=0.0,
-            save_every_n_steps=None,
-            save_every_n_epochs=None,
-            keep_last_n=1,
-            save_last=False,
-            extra_state={},
             emit=events.append,
             stop=lambda: None,
             started=time.monotonic(),

@@ -133,7 +133,9 @@ def test_the_values_of_a_stage_are_those_leaves_and_no_more():
     found = stage_values(spec, "train", ("none",))
 
     assert found == {
-        "checkpointing": {"save_every_n_steps": 200, "save_every_n_epochs": 1, "keep_last_n": 2},
+        "checkpointing": {
+            name: value for name, value in spec.section("checkpointing").items() if name != "keep_best_only"
+        },
         "logging": {"console_level": "info"},
     }
     assert stage_values(spec, "export") == {"export": spec.section("export")}

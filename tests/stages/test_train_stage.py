@@ -134,6 +134,18 @@ def test_a_run_leaves_a_model_folder_that_opens_and_reports_that_fit_their_schem
     assert not list(trained.folder.glob(".work/runs/*"))
 
 
+def test_manifests_and_status_files_fit_their_schema(trained):
+    manifest, status = (
+        jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"v1/artefact/{name}.json").read_text()))
+        for name in ("manifest", "stage_status")
+    )
+
+    for stage in ("corpus", "tokenizer", "train"):
+        status.validate(json.loads((trained.folder / f".work/status/{stage}.json").read_text()))
+    for folder in ("corpus", "tokenizer", "model"):
+        manifest.validate(json.loads((trained.folder / f"artifacts/{folder}/manifest.json").read_text()))
+
+
 @pytest.mark.parametrize(
     ("number", "code", "words", "stops"),
     [(signal.SIGTERM, 75, "SIGTERM", [7]), (signal.SIGINT, 130, "Ctrl-C", [14]), (signal.SIGKILL, -9, "", [7, 21])],
@@ -299,11 +311,11 @@ def test_the_best_weights_can_be_kept_alone(project, trained):
 
 def test_what_this_version_cannot_do_is_refused_before_any_work(project):
     spec = project.folder / "specs/experiment.yaml"
-    spec.write_text(spec.read_text().replace("epochs: 3", "epochs: 3, resume_from_checkpoint: there"))
+    spec.write_text(spec.read_text().replace("num_threads: 1", "num_threads: 1, strategy: ddp"))
 
     process = project.start("train")
     _, err = process.communicate()
 
     assert process.returncode == 1
-    assert "`training.resume_from_checkpoint` asks for what this version cannot do" in err
+    assert "`hardware.strategy` asks for what this version cannot do" in err
     assert not (project.folder / "artifacts/model").exists()

@@ -12,16 +12,31 @@ from typing import Any
 
 import pytest
 import torch
+from described import checkpoint_metadata
 
 from pipeline.errors import Preempted, TrainingError
 from pipeline.training import checkpoint as room
-from pipeline.training.checkpoint import locked, newest_checkpoint, save_checkpoint
+from pipeline.training.checkpoint import newest_checkpoint, save_checkpoint
 from pipeline.training.events import CheckpointSaved
 from pipeline.training.optimizer import adamw
+from pipeline.training.run_folder import locked
 
 pytestmark = pytest.mark.unit
 
 Make = Callable[..., Any]
+
+
+def save(bench: Any, *, step: int) -> Path:
+    """A checkpoint of a bench's model under the number of another step."""
+    checkpoint, _ = newest_checkpoint(bench.folder)
+    return save_checkpoint(
+        bench.folder,
+        model=bench.model,
+        optimizer=bench.optimizer,
+        state={**checkpoint.state, "step": step},
+        metadata=checkpoint_metadata(step),
+        best=None,
+    )
 
 
 @pytest.fixture
@@ -75,7 +90,9 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     optimizer = adamw(model, learning_rate=1.0, beta1=0.9, beta2=0.9, epsilon=1e-8, weight_decay=0.0)
 
     with pytest.raises(TrainingError, match="weight is not finite"):
-        save_checkpoint(tmp_path, model=model, optimizer=optimizer, state={"step": 1}, best=None)
+        save_checkpoint(
+            tmp_path, model=model, optimizer=optimizer, state={"step": 1}, metadata=checkpoint_metadata(1), best=None
+        )
 
     assert list(tmp_path.iterdir()) == []
 
@@ -91,12 +108,9 @@ def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(stopped: Any, mon
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    checkpoint, _ = newest_checkpoint(stopped.folder)
-    state = {**checkpoint.state, "step": 14}
-
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(stopped.folder, model=stopped.model, optimizer=stopped.optimizer, state=state, best=None)
+    with pytest.raises(TrainingError, match=r"the disk is full: a checkpoint needs [\d,]+ bytes, and there are"):
+        save(stopped, step=14)
 
     assert {path: path.read_bytes() for path in stopped.folder.glob("*/*")} == before
     assert len(list(stopped.folder.iterdir())) == 2
@@ -113,7 +127,7 @@ def test_what_a_killed_save_left_is_cleared_when_the_folder_is_locked(stopped: A
 
 def test_a_second_trainer_is_refused_and_told_who_is_first(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from pipeline.training.checkpoint import locked\n"
+        "import sys, pathlib; from pipeline.training.run_folder import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
     )
     first = subprocess.Popen(

@@ -102,7 +102,7 @@ def test_memory_running_out_is_recognised_by_every_name_that_it_has(make_bench: 
 
 
 def test_an_optimizer_that_ran_out_of_memory_halfway_is_not_asked_again(make_bench: Make) -> None:
-    bench = make_bench(save_every_n_steps=1)
+    bench = make_bench(every_n_steps=1)
     calls: list[int] = []
 
     def step(real: Callable[[], None]) -> None:
@@ -221,7 +221,7 @@ def test_skipping_leaves_the_weights_as_they_were_and_goes_on_with_the_next_data
 
 
 def test_a_rollback_brings_back_the_newest_checkpoint_and_goes_on_with_the_next_data(make_bench: Make) -> None:
-    bench = make_bench(accumulation=1, on_nonfinite="rollback", save_every_n_steps=3)
+    bench = make_bench(accumulation=1, on_nonfinite="rollback", every_n_steps=3)
     bench.loss = Flawed({6})
 
     result = bench.start()
@@ -257,7 +257,7 @@ def test_a_run_with_flawed_steps_resumes_exactly(make_bench: Make, policy: str) 
 
 
 def test_a_run_whose_first_steps_are_skipped_can_be_stopped_and_resumed(make_bench: Make) -> None:
-    straight, stopped = (make_bench(accumulation=1, on_nonfinite="skip", save_every_n_steps=1) for _ in range(2))
+    straight, stopped = (make_bench(accumulation=1, on_nonfinite="skip", every_n_steps=1) for _ in range(2))
     straight.loss, stopped.loss = Flawed({1, 2}), Flawed({1, 2})
 
     expected = straight.identity(straight.start())

@@ -105,7 +105,7 @@ def test_gradients_are_clipped_to_the_limit_and_reported_as_they_were(make_bench
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(make_bench: Make) -> None:
-    bench = make_bench(learning_rate=1e30, max_grad_norm=None, save_every_n_steps=1)
+    bench = make_bench(learning_rate=1e30, max_grad_norm=None, every_n_steps=1)
 
     with pytest.raises(TrainingError, match=r"(loss|gradient|weight) .*not (a )?finite"):
         bench.start()
@@ -138,7 +138,7 @@ def test_most_steps_end_a_run_inside_an_epoch(make_bench: Make) -> None:
 def test_checkpoints_come_at_the_end_of_every_nth_epoch(
     make_bench: Make, interval: int | None, saved: list[int]
 ) -> None:
-    bench = make_bench(save_every_n_steps=None, save_every_n_epochs=interval, eval_every_n_steps=1000)
+    bench = make_bench(every_n_steps=None, every_n_epochs=interval, eval_every_n_steps=1000)
 
     bench.start()
 

@@ -67,7 +67,7 @@ def test_a_finished_run_resumed_does_nothing(make_bench: Make, straight: dict[st
 def test_evaluating_and_saving_at_other_intervals_does_not_change_the_weights(
     make_bench: Make, straight: dict[str, Any]
 ) -> None:
-    bench = make_bench(eval_every_n_steps=5, save_every_n_steps=None, keep_last_n=1)
+    bench = make_bench(eval_every_n_steps=5, every_n_steps=None, keep_last_n=1)
 
     result = bench.start()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from described import RUN_METADATA
 from torch import Tensor
 
 from pipeline.data.batches import Batches
@@ -24,6 +25,7 @@ from pipeline.training.events import Event, StepDone, StepSkipped
 from pipeline.training.loop import Result, planned_steps, train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer
 from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights, in_float32
+from pipeline.training.saver import Saver
 
 # What the train stage adds to the state of every checkpoint.
 _EXTRA = {
@@ -39,6 +41,19 @@ _EXTRA = {
         "cpu_capability": "DEFAULT",
         "gpu": None,
     },
+}
+
+# How the saver is told to save, unless a test says otherwise.
+_SAVING: dict[str, Any] = {
+    "every_n_steps": 3,
+    "every_n_epochs": None,
+    "every_n_minutes": None,
+    "scheduled": (),
+    "keep_last_n": 2,
+    "keep_best_k": 0,
+    "monitor": "val_loss",
+    "mode": "min",
+    "last": False,
 }
 
 
@@ -61,10 +76,7 @@ class Bench:
             "eval_every_n_steps": None,
             "patience": None,
             "min_delta": 0.0,
-            "save_every_n_steps": 3,
-            "save_every_n_epochs": None,
-            "keep_last_n": 2,
-            "save_last": False,
+            **_SAVING,
         }
         self.folder = folder
         self.settings = {**settings, **changes}
@@ -109,6 +121,16 @@ class Bench:
         evaluate = mean_weights(self.model, self.optimizer)(self.evaluate)
         if self.optimizer_step is not None:
             self.optimizer.step = partial(self.optimizer_step, self.optimizer.step)  # type: ignore[method-assign]
+        self.saver = Saver(
+            run_folder=self.folder,
+            model=self.model,
+            optimizer=self.optimizer,
+            total_steps=total,
+            state=_EXTRA,
+            metadata=RUN_METADATA,
+            emit=self.events.append,
+            **{name: chosen.pop(name) for name in _SAVING},
+        )
         return train(
             model=self.model,
             optimizer=self.optimizer,
@@ -125,10 +147,9 @@ class Bench:
             ),
             evaluate=lambda: {"val_loss": evaluate()},
             scale_loss=PRECISIONS[precision].scaled,
-            run_folder=self.folder,
+            saver=self.saver,
             checkpoint=checkpoint,
             total_steps=total,
-            extra_state=_EXTRA,
             emit=self.events.append,
             stop=lambda: self._stop(stop_at),
             started=time.monotonic(),
