@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.data.cleaning import Cleaned, clean
 from pipeline.data.documents import Document, write_split
 from pipeline.data.leakage import PASSAGE, Leakage, audit
+from pipeline.data.passages import pairs, passages
 from pipeline.data.sources import Source
 from pipeline.data.splits import SPLITS, Splits, split
 from pipeline.errors import CorpusError
@@ -47,6 +48,8 @@ def build_corpus(
     max_train_samples: int | None = None,
     max_val_samples: int | None = None,
     min_corpus_characters: int = 1000,
+    passage_characters: int | None = None,
+    make_pairs: str | None = None,
 ) -> Corpus:
     """Clean and split what a source holds, and look for text that the splits share.
 
@@ -61,6 +64,8 @@ def build_corpus(
         max_train_samples: most training documents, or None.
         max_val_samples: most validation documents, or None.
         min_corpus_characters: a corpus with fewer characters after cleaning is refused.
+        passage_characters: cut documents into passages of at least so many characters before they are split, or None.
+        make_pairs: a key of `passages.PAIRS`, to make pairs of the documents before they are split, or None.
 
     Raises:
         CorpusError: too little text is left, or a split gets no document.
@@ -75,7 +80,12 @@ def build_corpus(
         "max_train_samples": max_train_samples,
         "max_val_samples": max_val_samples,
     }
-    splits = split(cleaned.documents, **settings)
+    documents = cleaned.documents
+    if passage_characters is not None:
+        documents = passages(documents, passage_characters)
+    if make_pairs is not None:
+        documents = pairs(documents, make_pairs)
+    splits = split(documents, **settings)
     leakage = {name: audit(splits["train"], splits[name]) for name in SPLITS if name != "train"}
     quality = _quality(cleaned)
     report = {

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from pipeline.data.documents import Document, read_split
 from pipeline.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
+from pipeline.errors import TokenizerError
 from pipeline.files import write_artefact
 
 SPLITS = ("train", "validation", "test")
@@ -50,46 +52,105 @@ def dtype_for(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
-def encode_corpus(tokenizer: Tokenizer, corpus: Path, folder: Path) -> dict[str, Counts]:
-    """Encode every split of a corpus folder into `folder`, one document in memory at a time."""
-    return {split: encode_split(tokenizer, corpus / f"{split}.jsonl", folder, split) for split in SPLITS}
+@dataclass(frozen=True)
+class Contents:
+    """What a corpus is made of, as its training split says.
+
+    Attributes:
+        kind: a key of `encoded.ARRAYS`.
+        classes: the names of the classes in the order of their numbers; empty where there are none.
+    """
+
+    kind: str = "tokens"
+    classes: tuple[str, ...] = ()
 
 
-def encode_split(tokenizer: Tokenizer, source: Path, folder: Path, split: str) -> Counts:
-    """Encode the documents of one JSON Lines file into `<split>.bin` and `<split>.offsets.bin`.
+def contents_of(train: Path) -> Contents:
+    """What the documents of a training split are, which tells how all splits are encoded.
 
     Raises:
         ArtifactError: the file is missing or holds something else.
     """
+    labels: set[str] = set()
+    pairs = False
+    for document in read_split(train):
+        pairs = document.target is not None
+        if document.label is not None:
+            labels.add(document.label)
+    return Contents("labelled_texts" if labels else "pairs" if pairs else "tokens", tuple(sorted(labels)))
+
+
+def encode_corpus(
+    tokenizer: Tokenizer, corpus: Path, folder: Path, contents: Contents = Contents()
+) -> dict[str, Counts]:
+    """Encode every split of a corpus folder into `folder`, one document in memory at a time.
+
+    Raises:
+        ArtifactError: a file is missing or holds something else.
+        TokenizerError: a document has a class that the training split has not.
+    """
+    return {split: encode_split(tokenizer, corpus / f"{split}.jsonl", folder, split, contents) for split in SPLITS}
+
+
+def encode_split(
+    tokenizer: Tokenizer, source: Path, folder: Path, split: str, contents: Contents = Contents()
+) -> Counts:
+    """Encode the documents of one JSON Lines file into the arrays of its kind: see `encoded.EncodedSplit`.
+
+    Raises:
+        ArtifactError: the file is missing or holds something else.
+        TokenizerError: a document has a class that the training split has not.
+    """
     dtype = np.dtype(dtype_for(tokenizer.vocab_size)).newbyteorder("<")
     usage = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    offsets = [0]
+    offsets, extra = [0], []
     characters = text_bytes = 0
     with (folder / f"{split}.bin").open("wb") as file:
         for document in read_split(source):
-            ids = np.array([tokenizer.bos_id, *tokenizer.encode(document.text), tokenizer.eos_id], dtype=dtype)
+            halves = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in document.texts]
+            ids = np.array([*chain.from_iterable(halves), tokenizer.eos_id], dtype=dtype)
             file.write(ids.tobytes())
             usage += np.bincount(ids, minlength=tokenizer.vocab_size)
+            if contents.kind == "pairs":
+                extra.append(offsets[-1] + len(halves[0]))
+            elif contents.kind == "labelled_texts":
+                extra.append(_number(document, contents.classes, source))
             offsets.append(offsets[-1] + len(ids))
-            characters += len(document.text)
-            text_bytes += len(document.text.encode())
+            characters += sum(map(len, document.texts))
+            text_bytes += sum(len(text.encode()) for text in document.texts)
     np.array(offsets, dtype="<i8").tofile(folder / f"{split}.offsets.bin")
+    if contents.kind != "tokens":
+        name = {"pairs": "middles", "labelled_texts": "labels"}[contents.kind]
+        np.array(extra, dtype="<i8").tofile(folder / f"{split}.{name}.bin")
     return Counts(len(offsets) - 1, offsets[-1], characters, text_bytes, usage)
 
 
-def metadata(tokenizer: Tokenizer, counts: dict[str, Counts], *, settings: dict[str, Any]) -> dict[str, Any]:
+def _number(document: Document, classes: tuple[str, ...], source: Path) -> int:
+    if document.label not in classes:
+        raise TokenizerError(
+            f"the document {document.id} is of class {document.label!r}, which no training document has",
+            where=str(source),
+            hint=f"add training documents of it, or another dataset.split_seed; known are {', '.join(classes)}",
+        )
+    return classes.index(document.label)
+
+
+def metadata(
+    tokenizer: Tokenizer, counts: dict[str, Counts], *, settings: dict[str, Any], contents: Contents = Contents()
+) -> dict[str, Any]:
     """What `tokenizer.json` says: how the arrays are to be read.
 
     Args:
         tokenizer: that made them.
         counts: of `encode_corpus`.
         settings: the `tokenizer` section of the spec.
+        contents: what the corpus is made of.
     """
     special = {UNK: tokenizer.unk_id, BOS: tokenizer.bos_id, EOS: tokenizer.eos_id, PAD: tokenizer.pad_id}
     special |= {token: tokenizer.encode(token)[0] for token in settings["special_tokens"]}
     return {
         "format_version": METADATA_FORMAT,
-        "kind": "tokens",
+        "kind": contents.kind,
         "tokenizer_type": settings["tokenizer_type"],
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
@@ -98,6 +159,7 @@ def metadata(tokenizer: Tokenizer, counts: dict[str, Counts], *, settings: dict[
         "unk_id": tokenizer.unk_id,
         "special_tokens": special,
         "dtype": dtype_for(tokenizer.vocab_size),
+        **({"classes": list(contents.classes)} if contents.classes else {}),
         "splits": {split: held.sizes() for split, held in counts.items()},
     }
 
@@ -121,9 +183,11 @@ def round_trip(tokenizer: Tokenizer, source: Path, folder: Path, split: str) -> 
     failures = []
     for document, start, end in zip(read_split(source), offsets[:-1], offsets[1:], strict=True):
         documents += 1
-        decoded = tokenizer.decode(ids[start + 1 : end - 1].tolist())  # without <s> and </s>
-        if decoded != document.text:
-            failures.append(_difference(document, decoded))
+        inner = ids[start + 1 : end - 1]  # without <s> and </s>
+        parts = np.split(inner, np.flatnonzero(inner == tokenizer.bos_id))  # at the <s> between source and target
+        decoded = [tokenizer.decode(part[part != tokenizer.bos_id].tolist()) for part in parts]
+        wrong = [(was, now) for was, now in zip(document.texts, decoded, strict=True) if was != now]
+        failures += [_difference(document.id, *pair) for pair in wrong[:1]]
     return {
         "split": split,
         "documents": documents,
@@ -180,8 +244,7 @@ def _unused(tokenizer: Tokenizer, usage: np.ndarray) -> dict[str, Any]:
     return {"count": len(unused), "of": len(learned), "examples": unused[:_EXAMPLES]}
 
 
-def _difference(document: Document, decoded: str) -> dict[str, Any]:
-    text = document.text
+def _difference(document: str, text: str, decoded: str) -> dict[str, Any]:
     at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded)))
     end = at + _CONTEXT
-    return {"document": document.id, "character": at, "text": text[at:end], "decoded": decoded[at:end]}
+    return {"document": document, "character": at, "text": text[at:end], "decoded": decoded[at:end]}

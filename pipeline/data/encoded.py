@@ -16,9 +16,12 @@ from pipeline.files import read_artefact
 METADATA = "tokenizer.json"
 _IDS = "ids"  # a type that tokenizer.json names: `uint16` or `uint32`, whichever holds the vocabulary
 
+_TEXT = {"tokens": (".bin", _IDS), "offsets": (".offsets.bin", "int64")}
 # Kind → array → how its file's name ends after that of the split, and the type of its entries (little-endian).
 ARRAYS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "tokens": {"tokens": (".bin", _IDS), "offsets": (".offsets.bin", "int64")},
+    "tokens": _TEXT,
+    "labelled_texts": {**_TEXT, "labels": (".labels.bin", "int64")},
+    "pairs": {**_TEXT, "middles": (".middles.bin", "int64")},
     "pictures": {"pictures": (".pictures.bin", "uint8"), "labels": (".labels.bin", "int64")},
 }
 
@@ -33,6 +36,9 @@ class EncodedSplit:
     * `tokens`: `<split>.bin` is `tokens` (N,), the ids of all documents one after the other, each as `<s> ids </s>`, of
       the type that `dtype` says; `<split>.offsets.bin` is `offsets` (D + 1,) int64, where each document starts, and
       the end.
+    * `labelled_texts`: the same, and `<split>.labels.bin` is `labels` (D,) int64, the number of each document's class.
+    * `pairs`: the same, where a document is `<s> source <s> target </s>`, and `<split>.middles.bin` is `middles` (D,)
+      int64, where the second `<s>` of each stands.
     * `pictures`: `<split>.pictures.bin` is `pictures` (N, C, H, W) uint8, with white as 255, all of one `image_size`;
       `<split>.labels.bin` is `labels` (N,) int64, the number of each picture's class.
 
@@ -74,6 +80,11 @@ class EncodedSplit:
     def labels(self) -> NDArray[np.int64]:
         """(N,) numbers of the classes, for kinds that have some."""
         return self.arrays["labels"]
+
+    def document(self, index: int) -> NDArray[Any]:
+        """The ids of one document, for kinds made of text."""
+        start, end = self.arrays["offsets"][index : index + 2]
+        return self.arrays["tokens"][start:end]
 
 
 def read_encoded(folder: Path, split: str) -> EncodedSplit:

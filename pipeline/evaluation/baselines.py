@@ -1,20 +1,35 @@
-"""What a model has to beat: held-out bits per byte of two models of counts, on the same tokens.
+"""What a model has to beat, for each task.
 
-Both score every token of the held-out array after the first, exactly those that the neural model is scored on.
+For texts: held-out bits per byte of two models of counts, on the same tokens. Both score every token of the held-out
+array after the first, exactly those that the neural model is scored on. For classes: always the most frequent one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.encoded import EncodedSplit
+
 _MAX_VOCABULARY = 2_000_000  # a trigram is one int64: V³ must stay below 2⁶³ ≈ (2,097,152)³
 
 Ids = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
+
+
+def language_baselines(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
+    """`baselines` of two splits."""
+    return baselines(train.tokens, heldout.tokens, train.metadata["vocab_size"], heldout.counts["bytes"])
+
+
+def majority_baseline(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
+    """`majority_accuracy`: how often the most frequent class of the training split is right, as a fraction."""
+    most = np.bincount(train.labels).argmax()
+    return {"majority_accuracy": float((heldout.labels == most).mean())}
 
 
 def baselines(train_ids: Ids, heldout_ids: Ids, vocab_size: int, heldout_bytes: int) -> dict[str, float]:
@@ -135,3 +150,11 @@ def _find(sorted_keys: Ids, keys: Ids) -> tuple[NDArray[np.bool_], Ids]:
     """Which keys are there, and where; where one is not, the place is of another."""
     place = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
     return sorted_keys[place] == keys, place
+
+
+# task.task_type → (training split, held-out split) → what a model has to beat
+BASELINES: Mapping[str, Callable[[EncodedSplit, EncodedSplit], dict[str, float]]] = {
+    "lm": language_baselines,
+    "text_classification": majority_baseline,
+    "vision_classification": majority_baseline,
+}

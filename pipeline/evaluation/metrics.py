@@ -1,30 +1,23 @@
-"""Figures of a language model that follow from its total negative log-likelihood."""
+"""Figures of a validation report."""
 
 from __future__ import annotations
 
 import math
 
+from pipeline.tasks.task import Evaluation
 
-def language_metrics(nats: float, *, tokens: int, text_bytes: int) -> dict[str, float | None]:
-    """Loss, perplexity and bits per byte of a scored text.
 
-    Bits per byte compares models across tokenizers: the text has the same bytes for all of them.
-
-    Args:
-        nats: total negative log-likelihood of the text, natural logarithm.
-        tokens: how many tokens were scored.
-        text_bytes: UTF-8 bytes of the text.
+def reported(found: Evaluation) -> dict[str, float | None]:
+    """What a validation report says of an evaluation: the loss, for tokens its perplexity too, and the task's metrics.
 
     Returns:
-        `val_loss` in nats per token, `perplexity` (exp of the loss), `bits_per_byte`. A figure that is not finite
-        is None, because JSON has no word for it.
+        `val_loss` in nats per target, `perplexity` (exp of the loss) where the targets are tokens of a text. A figure
+        that is not finite is None, because JSON has no word for it.
     """
-    loss = nats / tokens
-    return {
-        "val_loss": finite(loss),
-        "perplexity": finite(math.exp(loss)) if loss < 700 else None,  # e^710 is beyond float64
-        "bits_per_byte": finite(nats / math.log(2) / text_bytes),
-    }
+    figures: dict[str, float | None] = {"val_loss": finite(found.loss)}
+    if "bits_per_byte" in found.metrics:
+        figures["perplexity"] = finite(math.exp(found.loss)) if found.loss < 700 else None  # e^710 is beyond float64
+    return figures | {name: finite(value) for name, value in found.metrics.items()}
 
 
 def finite(value: float) -> float | None:

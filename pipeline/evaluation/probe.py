@@ -10,6 +10,7 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.models.generate import generate
-from pipeline.models.store import load_language_model
+from pipeline.models.model import Model
+from pipeline.models.store import load_model
+from pipeline.models.transformer import Transformer
 
 WARM_UP_TOKENS = 8  # the first calls choose kernels and fill the allocator's pools
 MEASURED_TOKENS = 128  # enough for a 95th percentile that six outliers do not decide
@@ -45,24 +48,26 @@ def _kib(field: str) -> int:
 
 
 def measure(folder: Path, prompt: str) -> dict[str, Any]:
-    """Load a model, generate with its cache of keys and values, and say what it took.
+    """Load a model, use it, and say what it took.
+
+    One answer is a token of generation, with the cache of keys and values; of a classifier, the class of a text.
 
     Returns:
         `rss_bytes` at rest with the model loaded, `peak_bytes` of the whole process, `latencies_ms` of each
-        measured token, `threads`.
+        measured answer, `threads`.
     """
-    model, description = load_language_model(folder)
+    model, description = load_model(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     ids = [description["bos_id"], *tokenizer.encode(prompt)]
     gc.collect()
     at_rest, _ = memory_bytes()
-    for _ in generate(model, ids, max_new_tokens=WARM_UP_TOKENS):
+    for _ in _answers(model, ids, WARM_UP_TOKENS):
         pass
     latencies = []
-    tokens = generate(model, ids, max_new_tokens=1 + MEASURED_TOKENS)
-    next(tokens)  # reads the whole prompt
+    answers = _answers(model, ids, 1 + MEASURED_TOKENS)
+    next(answers)  # of generation, the one that reads the whole prompt
     started = time.perf_counter()
-    for _ in tokens:
+    for _ in answers:
         now = time.perf_counter()
         latencies.append((now - started) * 1000)
         started = now
@@ -73,6 +78,17 @@ def measure(folder: Path, prompt: str) -> dict[str, Any]:
         "latencies_ms": latencies,
         "threads": torch.get_num_threads(),
     }
+
+
+def _answers(model: Model, ids: list[int], count: int) -> Iterator[int]:
+    """So many tokens or classes."""
+    if isinstance(model, Transformer):
+        yield from generate(model, ids, max_new_tokens=count)
+        return
+    batch = torch.tensor([ids[: model.max_seq_len]])
+    for _ in range(count):
+        with torch.inference_mode():
+            yield int(model(batch).argmax())
 
 
 if __name__ == "__main__":

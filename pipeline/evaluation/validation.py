@@ -8,24 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.encoded import METADATA, EncodedSplit, read_encoded
 from pipeline.errors import ArtifactError, ValidationError
-from pipeline.evaluation.baselines import baselines
+from pipeline.evaluation.baselines import BASELINES
 from pipeline.evaluation.budgets import Verdict, as_dicts, judge, overall
-from pipeline.evaluation.metrics import language_metrics, quantile
-from pipeline.files import read_artefact, sha256_file, verify_manifest
-from pipeline.models.generate import generate
-from pipeline.models.store import BEST, read_language_model
-from pipeline.tasks.language_model import score
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pipeline.models.transformer import Transformer
+from pipeline.evaluation.metrics import quantile, reported
+from pipeline.files import sha256_file, verify_manifest
+from pipeline.models.store import BEST, read_model
+from pipeline.tasks.table import TASKS
 
 REPORT_FORMAT = 1
 _MB = 1_000_000  # bytes
@@ -72,23 +64,18 @@ def validate_model(
     verify_manifest(model_folder, rebuild=_REBUILD_MODEL)
     verify_manifest(tokenizer_folder, rebuild=_REBUILD_TOKENIZER)
     require_same_tokenizer(model_folder, tokenizer_folder)
-    model, description = read_language_model(model_folder)
-    metadata = read_artefact(tokenizer_folder / "tokenizer.json", "tokenizer")
-    heldout = read_tokens(tokenizer_folder, split, metadata)
-    counts = metadata["splits"][split]
-
-    nats, scored = score(model, heldout, max_seq_len=model.max_seq_len)
-    train = read_tokens(tokenizer_folder, "train", metadata)
-    reference = baselines(train, heldout, metadata["vocab_size"], counts["bytes"])
-    samples = sample(
-        model,
-        Tokenizer.load(model_folder / "tokenizer.model"),
-        description,
-        prompts=prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=generation_seed,
-    )
+    model, description = read_model(model_folder)
+    task_type = description["task_type"]
+    heldout = read_heldout(tokenizer_folder, split)
+    task = TASKS[task_type].open(model_folder, description["model"])
+    found = task.evaluate(model, heldout)
+    reference = BASELINES[task_type](read_encoded(tokenizer_folder, "train"), heldout)
+    samples = [
+        {"prompt": sample.prompt, "text": sample.shown, "new_tokens": sample.new_tokens}
+        for sample in task.samples(
+            model, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=generation_seed
+        )
+    ]
     probed = probe(model_folder, prompts[0])
     latencies = probed["latencies_ms"]
     inference = {
@@ -102,7 +89,7 @@ def validate_model(
     }
     weights = model_folder / BEST
     values = {
-        "val_loss": nats / scored,
+        "val_loss": found.loss,
         "rss_mb": inference["rss_mb"],
         "peak_mb": inference["peak_mb"],
         "latency_p95_ms": inference["latency_p95_ms"],
@@ -112,11 +99,12 @@ def validate_model(
     verdicts = judge(values, budgets)
     report = {
         "format_version": REPORT_FORMAT,
+        "task_type": task_type,
         "status": overall(verdicts),
         "split": split,
-        "metrics": _rounded(language_metrics(nats, tokens=scored, text_bytes=counts["bytes"])),
+        "metrics": _rounded(reported(found)),
         "baselines": _rounded(reference),
-        "scored": {"documents": counts["documents"], "tokens": scored, "bytes": counts["bytes"]},
+        "scored": {"documents": heldout.documents, "tokens": found.targets, "bytes": heldout.counts["bytes"]},
         "inference": inference,
         "budgets": as_dicts(verdicts),
         "samples": samples,
@@ -145,49 +133,20 @@ def require_same_tokenizer(model_folder: Path, tokenizer_folder: Path) -> None:
         )
 
 
-def read_tokens(folder: Path, split: str, metadata: Mapping[str, Any]) -> NDArray[np.unsignedinteger[Any]]:
-    """The token ids of a split, as the tokenizer stage wrote them: one array, little-endian.
+def read_heldout(folder: Path, split: str) -> EncodedSplit:
+    """The split that a model is judged on.
 
     Raises:
-        ValidationError: the split has no text, so there is nothing to score.
+        ValidationError: it is empty, so there is nothing to score.
     """
-    counts = metadata["splits"][split]
-    if counts["documents"] == 0 or counts["bytes"] == 0:
+    heldout = read_encoded(folder, split)
+    if heldout.documents == 0:
         raise ValidationError(
             f"the {split} split is empty, there is nothing to judge the model on",
-            where=str(folder / f"{split}.bin"),
+            where=str(folder / METADATA),
             hint=f"give dataset.{split}_split a larger share, or choose another split with validation.split",
         )
-    return np.memmap(folder / f"{split}.bin", dtype=np.dtype(metadata["dtype"]).newbyteorder("<"), mode="r")
-
-
-def sample(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    description: Mapping[str, Any],
-    *,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Let the model continue each prompt until it ends the text or has made `max_new_tokens`."""
-    samples = []
-    for prompt in prompts:
-        given = tokenizer.encode(prompt)
-        made = list(
-            generate(
-                model,
-                [description["bos_id"], *given],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                stop_ids=(description["eos_id"],),
-            )
-        )
-        text = tokenizer.decode([*given, *made])  # together: a character's bytes may be split between the two
-        samples.append({"prompt": prompt, "text": text, "new_tokens": len(made)})
-    return samples
+    return heldout
 
 
 def probe(model_folder: Path, prompt: str) -> dict[str, Any]:

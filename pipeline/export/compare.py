@@ -20,6 +20,7 @@ from pipeline.export.formats import Ids, Logits, traced_length
 from pipeline.models.generate import generate
 
 if TYPE_CHECKING:
+    from pipeline.models.model import Model
     from pipeline.models.transformer import Transformer
 
 BATCHES = (1, 2, 7)
@@ -143,13 +144,13 @@ def comparison_shapes(max_seq_len: int) -> list[tuple[int, int]]:
     return [(batch, length) for length in lengths for batch in BATCHES]
 
 
-def random_ids(model: Transformer, batch: int, length: int) -> Ids:
+def random_ids(model: Model, batch: int, length: int) -> Ids:
     """(B, T) token ids, the same for the same shape: all of the vocabulary is as likely, so all of it is tried."""
     generator = np.random.default_rng((batch, length))
     return generator.integers(0, model.vocab_size, size=(batch, length), dtype=np.int64)
 
 
-def differences(model: Transformer, runner: Runner) -> list[Difference]:
+def differences(model: Model, runner: Runner) -> list[Difference]:
     """The difference on every shape of `comparison_shapes`.
 
     Raises:
@@ -158,7 +159,7 @@ def differences(model: Transformer, runner: Runner) -> list[Difference]:
     return [difference(model, runner, batch, length) for batch, length in comparison_shapes(model.max_seq_len)]
 
 
-def difference(model: Transformer, runner: Runner, batch: int, length: int) -> Difference:
+def difference(model: Model, runner: Runner, batch: int, length: int) -> Difference:
     """The difference on one shape."""
     ids = random_ids(model, batch, length)
     with torch.inference_mode():
@@ -216,7 +217,7 @@ class Latency:
     theirs: list[float]
 
 
-def compare_latency(source: Runner, runner: Runner, model: Transformer, length: int) -> Latency:
+def compare_latency(source: Runner, runner: Runner, model: Model, length: int) -> Latency:
     """Time one sequence of `length` tokens in both, in turns."""
     ids = random_ids(model, 1, length)
     ours: list[float] = []

@@ -26,10 +26,10 @@ from pipeline.files import manifest_hash, read_artefact, verify_manifest, write_
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.models.transformer import Transformer
+    from pipeline.models.model import Model
 
 Ids = NDArray[np.int64]  # (B, T) token ids
-Logits = NDArray[np.float32]  # (B, T, V)
+Logits = NDArray[np.float32]  # (B, T, V), or of a classifier (B, C)
 Run = Callable[[Ids], Logits]
 
 _ONE_FILE_LIMIT = 2_000_000_000  # bytes; a protobuf message, which an ONNX file is, cannot exceed 2 GiB
@@ -40,7 +40,7 @@ _BESIDE = ("tokenizer.model", "tokenizer.json", "spec.json")  # what it takes to
 class Source:
     """What is exported: a model in evaluation mode, the folder it came from, and the ONNX operator set to use."""
 
-    model: Transformer
+    model: Model
     folder: Path
     opset: int
 
@@ -50,7 +50,7 @@ def traced_length(max_seq_len: int) -> int:
     return max(2, min(16, max_seq_len // 2))  # not 1: torch.export takes lengths 0 and 1 for constants
 
 
-def _example(model: Transformer) -> Tensor:
+def _example(model: Model) -> Tensor:
     import torch
 
     return torch.zeros((2, traced_length(model.max_seq_len)), dtype=torch.int64)
@@ -60,7 +60,7 @@ def _example(model: Transformer) -> Tensor:
 
 
 def write_onnx(source: Source, path: Path) -> None:
-    """Write one ONNX file: input `ids` (batch, length) int64, output `logits` (batch, length, vocabulary) float32."""
+    """Write one ONNX file: input `ids` (batch, length) int64, output `logits` float32: see `Model.logits_shape`."""
     import torch
 
     model = source.model
@@ -117,7 +117,8 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.graph.input, *graph.graph.output)
     }
-    if shapes.get("ids") != ["batch", "length"] or shapes.get("logits", [])[:2] != ["batch", "length"]:
+    logits = shapes.get("logits", [])
+    if shapes.get("ids") != ["batch", "length"] or logits[:-1] not in (["batch", "length"], ["batch"]):
         raise ExportError(f"inputs and outputs have other shapes than they should: {shapes}", where=str(path))
     return {
         "opset": next(entry.version for entry in graph.opset_import if entry.domain == ""),
@@ -231,10 +232,10 @@ def open_pytorch(path: Path, threads: int) -> Run:
     """Open a model folder with torch."""
     import torch
 
-    from pipeline.models.store import load_language_model
+    from pipeline.models.store import load_model
 
     torch.set_num_threads(threads)
-    return _run_in_torch(load_language_model(path)[0])
+    return _run_in_torch(load_model(path)[0])
 
 
 # The table
@@ -278,9 +279,9 @@ def write_formats(model_folder: Path, folder: Path, *, formats: list[str], opset
         ArtifactError: the model folder is damaged.
         ExportError: a format cannot be written; names it.
     """
-    from pipeline.models.store import load_language_model
+    from pipeline.models.store import load_model
 
-    source = Source(load_language_model(model_folder)[0], model_folder, opset)
+    source = Source(load_model(model_folder)[0], model_folder, opset)
     _copy_beside(model_folder, folder)
     for name in formats:
         FORMATS[name].write(source, folder / FORMATS[name].file)

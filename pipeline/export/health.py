@@ -18,7 +18,7 @@ from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.checks import Check, Outcome, Subject, checks_for
 from pipeline.export.formats import FORMATS, REBUILD
 from pipeline.files import MANIFEST, read_artefact
-from pipeline.models.store import load_language_model
+from pipeline.models.store import load_model
 
 REPORT_FORMAT = 1
 _STATUS_WORD = {"passed": "✅ passed", "warning": "⚠️ warning", "failed": "❌ failed"}
@@ -44,7 +44,7 @@ def check_export(folder: Path, model_folder: Path) -> dict[str, Any]:
     if manifest.get("stage") != "export":
         raise ExportError("the folder is not an export", where=str(folder), hint=f"make one with: {REBUILD}")
     settings = manifest["sections"]["export"]
-    model, description = load_language_model(model_folder)
+    model, description = load_model(model_folder)
     with Subject(
         model=model,
         description=description,
@@ -54,7 +54,7 @@ def check_export(folder: Path, model_folder: Path) -> dict[str, Any]:
         max_abs_diff=settings["max_abs_diff"],
         generated_tokens=settings["generated_tokens"],
     ) as subject:
-        results = [run_check(check, subject) for check in checks_for(settings["formats"])]
+        results = [run_check(check, subject) for check in checks_for(settings["formats"], model)]
     return report(results, model_name=description["model_name"])
 
 
@@ -167,8 +167,8 @@ def _formats(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         name: {
             "size_mb": details[f"{name}_validation"].get("size_mb"),
             "max_abs_diff": details[f"{name}_numerical_consistency"].get("max_abs_diff"),
-            "greedy_tokens": details[f"{name}_generation_consistency"].get("tokens"),
-            "greedy_tokens_equal": details[f"{name}_generation_consistency"].get("equal"),
+            "greedy_tokens": details.get(f"{name}_generation_consistency", {}).get("tokens"),
+            "greedy_tokens_equal": details.get(f"{name}_generation_consistency", {}).get("equal"),
             **_latency(details[f"{name}_performance"]),
         }
         for name in FORMATS

@@ -11,13 +11,23 @@ class Model(nn.Module):
 
     Attributes:
         recompute: whether training computes the layers again in the backward pass instead of keeping what is in them.
+        model_type: `model.model_type` of the spec.
+        vocab_size: rows of the embedding, of a model that reads text.
+        max_seq_len: longest text, in tokens, of such a model.
     """
 
     recompute = False
+    model_type: str
+    vocab_size: int
+    max_seq_len: int
 
     def build_tables(self, device: torch.device) -> None:
         """Make what follows from the arguments and is not in the state; most models have nothing of that kind."""
 
     def flops_per_row(self) -> float:
         """Floating-point operations that training spends on one row of a full batch, forward and backward."""
+        raise NotImplementedError
+
+    def logits_shape(self, batch: int, length: int) -> tuple[int, ...]:
+        """The shape of the logits for (batch, length) token ids."""
         raise NotImplementedError

@@ -380,6 +380,10 @@ class Transformer(Model):
         """Floating-point operations that training spends on one sequence of full length."""
         return self.flops_per_token() * self.max_seq_len
 
+    def logits_shape(self, batch: int, length: int) -> tuple[int, ...]:
+        """(B, T, V)."""
+        return batch, length, self.vocab_size
+
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """(B, T) token ids → (B, T, V) logits of the token that follows each.
 

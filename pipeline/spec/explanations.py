@@ -325,6 +325,20 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {precision: 16-true}\n",
         "hardware: {precision: 16-true}\noptimizer: {adam_epsilon: 1e-6}\n",
     ),
+    "E0431": Explanation(
+        "A classifier learns the class of each text. It stands in a field of JSON Lines records, or is the name of the "
+        "folder that the file lies in.",
+        f"{MINIMAL}task: {{task_type: text_classification}}\n",
+        f"{MINIMAL}  label_from_folder: true\ntask: {{task_type: text_classification}}\n",
+        head="",
+    ),
+    "E0432": Explanation(
+        "Task `seq2seq` learns to write a target for a source, so each document is a pair: two fields of a JSON Lines "
+        "record, or made from lines of plain text. No other task can use pairs.",
+        f"{MINIMAL}task: {{task_type: seq2seq}}\n",
+        f"{MINIMAL}  make_pairs: restore_case_and_punctuation\ntask: {{task_type: seq2seq}}\n",
+        head="",
+    ),
     # Rules of other documents
     "E0501": Explanation(
         "A model that predicts the next token must not see it, so it is a decoder; encoders see the whole text.",

@@ -190,6 +190,46 @@ def epsilon_is_seen_in_float16(precision: str, adam_epsilon: float) -> Finding:
     )
 
 
+_WITH_FIELDS = ("files", "url", "wheel")  # kinds of dataset.source that classes and targets are read from
+
+
+def classes_come_from_somewhere(
+    task_type: str, label_field: str | None, label_from_folder: bool, target_field: str | None, kind: str
+) -> Finding:
+    """A classifier needs the class of each text, from one place."""
+    has_classes = label_field is not None or label_from_folder
+    if label_field is not None and label_from_folder:
+        return "label_field and label_from_folder both name the class of a text", "keep one of them"
+    if has_classes and kind not in _WITH_FIELDS:
+        return f"classes are not read from a source of kind {kind}", f"take {' or '.join(_WITH_FIELDS)}"
+    if has_classes and target_field is not None:
+        return "a text cannot have a class and a target", "set dataset.target_field to null, or give it no class"
+    if task_type != "text_classification" or has_classes:
+        return None
+    return (
+        "task_type text_classification needs the class of each text, and the dataset names none",
+        "set dataset.label_field, or dataset.label_from_folder: true where each class has a folder",
+    )
+
+
+def pairs_come_from_somewhere(
+    task_type: str, target_field: str | None, make_pairs: str | None, drop_duplicate_paragraphs: bool, kind: str
+) -> Finding:
+    """`seq2seq` needs pairs, and only that task."""
+    has_pairs = target_field is not None or make_pairs is not None
+    if target_field is not None and make_pairs is not None:
+        return "target_field and make_pairs both make pairs", "set one of them to null"
+    if target_field is not None and kind not in _WITH_FIELDS:
+        return f"pairs are not read from a source of kind {kind}", f"take {' or '.join(_WITH_FIELDS)}"
+    if target_field is not None and drop_duplicate_paragraphs:
+        return "cleaning.drop_duplicate_paragraphs takes paragraphs out of the sources of pairs", "set it to false"
+    if task_type == "seq2seq" and not has_pairs:
+        return "task_type seq2seq needs pairs, and the dataset has none", "set dataset.target_field or make_pairs"
+    if task_type != "seq2seq" and has_pairs:
+        return f"the dataset has pairs, which task_type {task_type} cannot use", "set task_type to seq2seq"
+    return None
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -220,6 +260,22 @@ _EXPERIMENT = (
     Rule("E0422", ("dataset.source.image_size",), pictures_are_grey_or_coloured),
     Rule("E0423", ("model.model_type", "task.task_type"), model_fits_the_task),
     Rule("E0424", ("model.norm_groups", "model.stage_channels", "model.model_type"), groups_divide_channels),
+    Rule(
+        "E0431",
+        (
+            "task.task_type", "dataset.label_field", "dataset.label_from_folder", "dataset.target_field",
+            "dataset.source.kind",
+        ),
+        classes_come_from_somewhere,
+    ),
+    Rule(
+        "E0432",
+        (
+            "task.task_type", "dataset.target_field", "dataset.make_pairs",
+            "dataset.cleaning.drop_duplicate_paragraphs", "dataset.source.kind",
+        ),
+        pairs_come_from_somewhere,
+    ),
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
@@ -364,6 +420,7 @@ _EXPERIMENT_UNREAD = (
         Unread(f"model.{name}", "model.model_type", lambda kind: kind != "cnn", "model_type is not cnn")
         for name in ("stage_channels", "blocks_per_stage", "norm_groups")
     ),
+    Unread("model.pooling", "task.task_type", lambda kind: kind != "text_classification", "the model is no classifier"),
     Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "formats has no onnx"),
 )
 
@@ -371,8 +428,8 @@ _EXPERIMENT_UNREAD = (
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "task.task_type",
-        lambda kind: kind not in ("lm", "vision_classification"),
-        "it trains lm and vision_classification",
+        lambda kind: kind not in ("lm", "text_classification", "vision_classification"),
+        "it trains lm, text_classification and vision_classification",
         "set it to one of them",
     ),
     Unsupported(

@@ -45,6 +45,11 @@ class DatasetSettings(TypedDict, total=False):
 
     dataset_name: str
     source: SourceSettings
+    label_field: str | None
+    label_from_folder: bool
+    target_field: str | None
+    passage_characters: int | None
+    make_pairs: Literal["restore_case_and_punctuation"] | None
     cleaning: CleaningSettings
     split_method: Literal["document", "contiguous"]
     validation_split: float
@@ -99,6 +104,7 @@ class ModelSettings(TypedDict, total=False):
     activation: Literal["auto", "swiglu", "gelu", "relu2"]
     zero_init: bool
     separate_documents: bool
+    pooling: Literal["mean", "last"]
     vocab_size: int
 
 
@@ -238,6 +244,11 @@ class FlatSettings(TypedDict, total=False):
     notes: str
     dataset_name: str
     source: SourceSettings
+    label_field: str | None
+    label_from_folder: bool
+    target_field: str | None
+    passage_characters: int | None
+    make_pairs: Literal["restore_case_and_punctuation"] | None
     cleaning: CleaningSettings
     split_method: Literal["document", "contiguous"]
     validation_split: float
@@ -276,6 +287,7 @@ class FlatSettings(TypedDict, total=False):
     activation: Literal["auto", "swiglu", "gelu", "relu2"]
     zero_init: bool
     separate_documents: bool
+    pooling: Literal["mean", "last"]
     learning_rate: float
     batch_size: int
     gradient_accumulation_steps: int

@@ -22,6 +22,7 @@ CODE_OF = {
         "pipeline/data/hub.py",
         "pipeline/data/leakage.py",
         "pipeline/data/markdown.py",
+        "pipeline/data/passages.py",
         "pipeline/data/picture_arrays.py",
         "pipeline/data/picture_corpus.py",
         "pipeline/data/picture_files.py",

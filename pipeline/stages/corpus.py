@@ -57,8 +57,9 @@ class _Built:
 
 
 def _texts(dataset: dict[str, Any]) -> _Built:
-    settings = {key: value for key, value in dataset.items() if key != "source"}
-    source = fetch(dataset["source"], project=Path(), downloads=paths.work_dir() / "downloads")
+    fields = {key: dataset[key] for key in ("label_field", "target_field", "label_from_folder")}
+    settings = {key: value for key, value in dataset.items() if key != "source" and key not in fields}
+    source = fetch(dataset["source"], project=Path(), downloads=paths.work_dir() / "downloads", **fields)
     corpus = build_corpus(source=source, **settings)
     summary = [
         f"{name} split: {size['documents']} documents, {size['characters']:,} characters"

@@ -40,7 +40,8 @@ def build(spec: Spec) -> None:
         return
 
     started = time.monotonic()
-    model = train_tokenizer((document.text for document in read_split(corpus / "train.jsonl")), **settings)
+    texts = (text for document in read_split(corpus / "train.jsonl") for text in document.texts)
+    model = train_tokenizer(texts, **settings)
     trained = time.monotonic()
     tokenizer = Tokenizer.from_bytes(model)
     with output_folder(
@@ -51,9 +52,10 @@ def build(spec: Spec) -> None:
         spec_hash=lock_of(spec, "tokenizer").hash,
     ) as folder:
         (folder / "tokenizer.model").write_bytes(model)
-        counts = encode.encode_corpus(tokenizer, corpus, folder)
+        contents = encode.contents_of(corpus / "train.jsonl")
+        counts = encode.encode_corpus(tokenizer, corpus, folder, contents)
         encoded = time.monotonic()
-        encode.write_metadata(folder, encode.metadata(tokenizer, counts, settings=settings))
+        encode.write_metadata(folder, encode.metadata(tokenizer, counts, settings=settings, contents=contents))
         checked = encode.round_trip(tokenizer, corpus / "validation.jsonl", folder, "validation")
     report = encode.report(tokenizer, counts, checked, settings=settings)
     write_artefact(REPORTS / "tokenizer.json", "tokenizer_report", report)

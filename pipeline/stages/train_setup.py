@@ -125,7 +125,7 @@ def open_task(spec: Spec, encoded: Path) -> tuple[Task, dict[str, Any], BatchSou
     """
     task_type = TASKS[spec.task.task_type]
     split = read_encoded(encoded, "train")
-    arguments = arguments_of(spec.section("model")) | task_type.sizes(split.metadata)
+    arguments = arguments_of(spec.section("model"), task_type.sizes(split.metadata))
     task = task_type.open(encoded, arguments)
     batches = task.batches(split, batch_size=spec.training.batch_size, seed=spec.reproducibility.random_seed)
     return task, arguments, batches

@@ -56,7 +56,8 @@ def show(validation: Validation) -> None:
         f"{name} {'not finite' if value is None else f'{value:.4f}'}" for name, value in metrics.items()
     )
     console.say(f"held-out: {figures}")
-    console.say(f"baselines, bits per byte: {beside}")
+    unit = ", bits per byte" if validation.report["task_type"] == "lm" else ""
+    console.say(f"baselines{unit}: {beside}")
     for verdict in validation.verdicts:
         console.say(f"budget {verdict.status:10} {verdict}")
 

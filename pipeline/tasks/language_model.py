@@ -58,15 +58,19 @@ class LanguageModel:
         assert isinstance(model, Transformer)
         samples = []
         for prompt in prompts:
-            ids = generate(
-                model,
-                [self._tokenizer.bos_id, *self._tokenizer.encode(prompt)],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                stop_ids=(self._tokenizer.eos_id,),
+            given = self._tokenizer.encode(prompt)
+            made = list(
+                generate(
+                    model,
+                    [self._tokenizer.bos_id, *given],
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    seed=seed,
+                    stop_ids=(self._tokenizer.eos_id,),
+                )
             )
-            samples.append(Sample(prompt, self._tokenizer.decode(list(ids))))
+            both = self._tokenizer.decode([*given, *made])  # a character's bytes may be split between the two
+            samples.append(Sample(prompt, self._tokenizer.decode(made), shown=both, new_tokens=len(made)))
         return samples
 
 

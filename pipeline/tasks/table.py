@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.language_model import LanguageModel
 from pipeline.tasks.task import Task
 from pipeline.tasks.vision_classification import VisionClassification
@@ -25,12 +26,21 @@ class TaskType:
     sizes: Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
+def _of_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {"vocab_size": metadata["vocab_size"]}
+
+
+def _of_labelled_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_of_text(metadata), "num_classes": len(metadata["classes"]), "pad_id": metadata["pad_id"]}
+
+
 def _of_pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
     names = ("image_size", "channel_mean", "channel_std")
     return {"num_classes": len(metadata["classes"]), **{name: metadata[name] for name in names}}
 
 
 TASKS: Mapping[str, TaskType] = {
-    "lm": TaskType(LanguageModel.open, lambda metadata: {"vocab_size": metadata["vocab_size"]}),
+    "lm": TaskType(LanguageModel.open, _of_text),
+    "text_classification": TaskType(TextClassification.open, _of_labelled_text),
     "vision_classification": TaskType(VisionClassification.open, _of_pictures),
 }

@@ -38,10 +38,19 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, and what a model makes of it."""
+    """A prompt, and what a model makes of it.
+
+    Attributes:
+        prompt: the input.
+        text: what the model says.
+        shown: both as one text where what it says continues the prompt, else what it says.
+        new_tokens: how many tokens it wrote.
+    """
 
     prompt: str
     text: str
+    shown: str
+    new_tokens: int
 
 
 class Task(Protocol):

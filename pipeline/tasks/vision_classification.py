@@ -78,7 +78,8 @@ class VisionClassification:
             )
             shares = logits_of(model, pixels[np.newaxis])[0].softmax(dim=0)
             best = int(shares.argmax())
-            samples.append(Sample(prompt, f"{self._classes[best]} ({shares[best]:.1%})"))
+            said = f"{self._classes[best]} ({shares[best]:.1%})"
+            samples.append(Sample(prompt, said, shown=said, new_tokens=0))
         return samples
 
 

@@ -1,0 +1,37 @@
+"""`foundry classify`: the class of a text, by a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.paths import OUTPUT_OF
+
+
+@click.command(short_help="Say which class a text belongs to.")
+@click.argument("text")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Show so many of the likeliest.")
+@click.option(
+    "--model",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=OUTPUT_OF["train"],
+    show_default=True,
+    help="A model folder.",
+)
+def command(text: str, top: int, folder: Path) -> None:
+    """Print the likeliest classes of TEXT, each with its probability, the likeliest first."""
+    from pipeline.errors import ArtifactError
+    from pipeline.models.store import load_model
+    from pipeline.tasks.classify import TextClassification
+    from pipeline.tasks.table import TASKS
+
+    model, description = load_model(folder)
+    task = TASKS[description["task_type"]].open(folder, description["model"])
+    if not isinstance(task, TextClassification):
+        message = f"{description['model_name']} has no classes of texts: it was trained for {description['task_type']}"
+        raise ArtifactError(message, where=str(folder), hint="take the folder of a model of task text_classification")
+    ranked = sorted(task.probabilities(model, text).items(), key=lambda item: -item[1])[:top]
+    for name, probability in ranked:
+        click.echo(f"{probability:7.2%}  {name}")
