@@ -6,9 +6,15 @@ import math
 
 import pytest
 
-from pipeline.evaluation.metrics import language_metrics, quantile
+from pipeline.evaluation.metrics import quantile, reported
+from pipeline.tasks.language_model import bits_per_byte
+from pipeline.tasks.task import Evaluation
 
 pytestmark = pytest.mark.unit
+
+
+def language_metrics(nats, *, tokens, text_bytes):
+    return reported(Evaluation(nats, tokens, {"bits_per_byte": bits_per_byte(nats, text_bytes)}))
 
 
 def test_a_model_that_guesses_bytes_evenly_needs_8_bits_a_byte():

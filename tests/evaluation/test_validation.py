@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from pipeline import paths
-from pipeline.data.tokenizer import Tokenizer
+from pipeline.data.encoded import map_array
 from pipeline.errors import ArtifactError, ValidationError
 from pipeline.evaluation import probe
 from pipeline.evaluation import validation as room
 from pipeline.evaluation.budgets import BUDGETS
-from pipeline.evaluation.validation import read_tokens, require_same_tokenizer, sample, validate_model
+from pipeline.evaluation.validation import require_same_tokenizer, validate_model
 from pipeline.files import read_json, sha256_file, write_manifest
 from pipeline.models.store import load_model
+from pipeline.tasks.language_model import LanguageModel
 
 pytestmark = pytest.mark.integration
 
@@ -108,11 +109,11 @@ def test_memory_is_that_of_the_inference_process_and_not_of_the_one_that_asks(tr
 def test_samples_continue_their_prompts_and_are_the_same_each_time(validation, trained):
     samples = validation.report["samples"]
     model, description = load_model(trained.model)
-    arguments = {"prompts": SETTINGS["prompts"], "max_new_tokens": 12, "temperature": 0.7, "seed": 42}
+    task = LanguageModel.open(trained.model, description["model"])
 
-    again = sample(model, Tokenizer.load(trained.model / "tokenizer.model"), description, **arguments)
+    again = task.samples(model, SETTINGS["prompts"], max_new_tokens=12, temperature=0.7, seed=42)
 
-    assert again == samples
+    assert [(one.prompt, one.shown, one.new_tokens) for one in again] == [tuple(one.values()) for one in samples]
     assert [one["text"].startswith(one["prompt"]) for one in samples] == [True, True]
     assert all(1 <= one["new_tokens"] <= 12 for one in samples)
 
@@ -163,9 +164,8 @@ def test_a_model_of_another_tokenizer_is_refused(copied):
 
 def test_tokens_are_read_as_they_were_written(tmp_path):
     np.array([1, 70_000, 2], dtype="<u4").tofile(tmp_path / "validation.bin")
-    metadata = {"dtype": "uint32", "splits": {"validation": {"documents": 1, "bytes": 9}}}
 
-    assert read_tokens(tmp_path, "validation", metadata).tolist() == [1, 70_000, 2]
+    assert map_array(tmp_path / "validation.bin", "uint32").tolist() == [1, 70_000, 2]
 
 
 def test_a_probe_that_fails_is_reported_with_its_last_words(copied):

@@ -93,5 +93,5 @@ def test_a_model_takes_the_settings_of_its_own_class_and_no_others():
     section = {"model_type": "cnn", "model_name": "x", "d_model": 64, "stage_channels": [8], "blocks_per_stage": 1}
     figures = {name: SHAPE[name] for name in ("image_size", "num_classes", "channel_mean", "channel_std")}
 
-    assert arguments_of(section) == {"model_type": "cnn", "stage_channels": [8], "blocks_per_stage": 1}
-    assert isinstance(build_model(arguments_of(section) | figures), Cnn)
+    assert arguments_of(section, {}) == {"model_type": "cnn", "stage_channels": [8], "blocks_per_stage": 1}
+    assert isinstance(build_model(arguments_of(section, figures)), Cnn)

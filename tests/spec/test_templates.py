@@ -10,7 +10,6 @@ from pipeline.spec.presets import TEMPLATES, author, choose, names, read
 
 pytestmark = pytest.mark.unit
 
-NOT_TRAINED = {"classify": [("W0103", "task.task_type")]}
 HOLES = {"base_model": "owner/name"}
 SIX = ("sft_toolbench", "dpo", "teacher_mode", "sft_pc_building", "knowledge_dense", "hybrid")
 TABLE = {
@@ -71,17 +70,16 @@ def test_a_template_passes_the_check_and_becomes_a_document_that_does(name):
 
     assert document.name == name
     assert document.warnings == ()
-    assert [(warning.code, warning.path) for warning in spec.warnings] == NOT_TRAINED.get(name, [])
+    assert spec.warnings == ()
     assert spec.kind == template.kind
 
 
-def test_a_classifier_is_written_and_refused_before_anything_runs():
-    spec = author("x", "classify", {"paths": "[a.jsonl]", "text_field": "review"})
+def test_a_classifier_takes_its_classes_from_the_field_that_is_named():
+    spec = author("x", "classify", {"paths": "[a.jsonl]", "text_field": "review", "label_field": "stars"})
 
     assert (spec.task.task_type, spec.dataset.source.text_field) == ("text_classification", "review")
-    for stage in ("train", "validate", None):
-        with pytest.raises(SpecError, match="it trains lm and vision_classification"):
-            require_supported(spec, stage)
+    assert spec.dataset.label_field == "stars"
+    require_supported(spec, None)
 
 
 def test_a_parameter_has_the_type_that_it_is_given():
