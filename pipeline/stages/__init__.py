@@ -41,6 +41,7 @@ CODE_OF = {
     ),
     "train": (
         "pipeline/data/batches.py",
+        "pipeline/data/document_batches.py",
         "pipeline/data/encoded.py",
         "pipeline/data/picture_batches.py",
         "pipeline/data/picture_files.py",
@@ -58,7 +59,10 @@ CODE_OF = {
     ),
     "validate": (
         "pipeline/data/batches.py",
+        "pipeline/data/document_batches.py",
         "pipeline/data/encoded.py",
+        "pipeline/data/picture_batches.py",
+        "pipeline/data/picture_files.py",
         "pipeline/data/tokenizer.py",
         "pipeline/evaluation",
         "pipeline/models",
