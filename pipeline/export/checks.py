@@ -312,9 +312,9 @@ FORMAT_CHECKS: Mapping[str, Callable[[Subject, str], Outcome]] = {
 }
 
 
-def checks_for(formats: list[str], model: Model) -> list[Check]:
-    """The checks of an export that holds these formats of a model, in the order of the report."""
-    kinds = [kind for kind in FORMAT_CHECKS if kind != "generation_consistency" or isinstance(model, Transformer)]
+def checks_for(formats: list[str], *, writes_text: bool = True) -> list[Check]:
+    """The checks of an export that holds these formats, in the order of the report."""
+    kinds = [kind for kind in FORMAT_CHECKS if kind != "generation_consistency" or writes_text]
     return [*MODEL_CHECKS, *(_of_format(name, kind) for name in formats for kind in kinds)]
 
 
