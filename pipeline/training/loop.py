@@ -19,6 +19,7 @@ from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
 from pipeline.training.checkpoint import Checkpoint, restore
 from pipeline.training.events import Event, LossScaleLowered, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
+from pipeline.training.finite import require_finite
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.precision import LossScale
 from pipeline.training.progress import Progress
@@ -170,6 +171,7 @@ def train(
     if not progress.tokens:
         message = "no step was taken: the loss or the gradients of each were not finite, or too large for float16"
         raise TrainingError(message, hint="train for more steps, or lower training.learning_rate")
+    require_finite(model.state_dict(), what="weight")  # the last step may be followed by no evaluation and no save
     saver.after_run(progress)
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
 

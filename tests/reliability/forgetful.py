@@ -20,6 +20,8 @@ from pipeline.commands import killable
 _OTHERWISE: Mapping[str, Any] = {
     "stopped_early": True,
     "skipped_steps": 5,
+    "overflowed_steps": 5,
+    "loss_scale": 2.0,
     "rollbacks": 5,
     "vanishing_steps": 5,
     "exploding_steps": 5,
@@ -98,6 +100,12 @@ def _progress(name: str) -> Callable[[Any], Any]:
     return change
 
 
+def _one_step_less(checkpoint: Any) -> Any:
+    """With none at all, the run would write its checkpoints in front of those that are there, and end by itself."""
+    progress = checkpoint.state["progress"]
+    return replace(checkpoint, state={**checkpoint.state, "progress": {**progress, "step": progress["step"] - 1}})
+
+
 def _forget_the_best() -> None:
     from pipeline.training.saver import Saver
 
@@ -155,12 +163,12 @@ DEFECTS: Mapping[str, Defect] = {
             "torch": lambda state: f"{int(state[:2], 16) ^ 1:02x}{state[2:]}",
         }.items()
     },
-    "progress: step": Defect(_change_what_is_read(_progress("step")), "progress: tokens"),
+    "progress: step": Defect(_change_what_is_read(_one_step_less), "progress: tokens"),
     **{
         f"progress: {name}": Defect(_change_what_is_read(_progress(name)), f"progress: {name}")
         for name in (
             "epoch", "cursor", "tokens", "epoch_history", "best_val_loss", "best_step", "best_metrics",
-            "evaluations_without_gain", *_OTHERWISE,
+            "evaluations_without_gain", "loss_scale_steps", *_OTHERWISE,
         )
     },
     **{  # they are counted into the history when the epoch ends

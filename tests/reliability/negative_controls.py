@@ -24,8 +24,8 @@ from pipeline.console import Progress
 from pipeline.spec import Spec, load_spec
 
 NAME = "negative controls"
-# Everything that can be lost is in use: Muon beside AdamW, a running mean of the weights, dropout. After the first
-# evaluation nothing counts as better, so that what is known of the best model must survive until the end.
+# Everything that can be lost is in use: Muon beside AdamW, a running mean of the weights, dropout, a loss scale. After
+# the first evaluation nothing counts as better, so that what is known of the best model must survive until the end.
 SPEC = """\
 schema_version: 1
 name: tiny
@@ -35,7 +35,7 @@ model: {d_model: 16, num_layers: 1, num_heads: 2, d_ff: 32, max_seq_len: 32, dro
 training: {epochs: 100, max_steps: 44, batch_size: 8, gradient_accumulation_steps: 2, ema_decay: 0.9,
   early_stopping_min_delta: 100}
 optimizer: {optimizer_name: muon}
-hardware: {num_threads: 1, precision: 32-true, compile_mode: null}
+hardware: {num_threads: 1, precision: 16-mixed, compile_mode: null}
 logging: {sample_prompts: []}
 """
 SEED = 0  # kills after step 25 of 44: the checkpoint of step 22 is in the middle of the third epoch

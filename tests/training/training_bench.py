@@ -145,7 +145,7 @@ class Bench:
                 min_lr_ratio=0.1,
                 decay_ratio=0.2,
             ),
-            evaluate=lambda: {"val_loss": evaluate()},
+            evaluate=(lambda: {"val_loss": evaluate()}) if len(self.held_out) else None,
             scale_loss=PRECISIONS[precision].scaled,
             saver=self.saver,
             checkpoint=checkpoint,
