@@ -75,7 +75,7 @@ def _machine(results: dict[str, Any]) -> str:
         ("Load average", f"{results['load_before']:.2f} before, {results['load_after']:.2f} after"),
         ("Whole run", f"{results['seconds']:.0f} s"),
     ]
-    return _table(("Machine", ""), rows)
+    return table(("Machine", ""), rows)
 
 
 def _measured(results: dict[str, Any]) -> str:
@@ -129,7 +129,7 @@ def _training(figures: dict[str, Any]) -> str:
         f"{max(counts, default=0)} rounds of {figures['seconds']:g} s. Fastest matrix products: {matmul}. Training "
         f"takes {figures['flops_per_token'] / 1e6:.1f} MFLOP a token."
     )
-    return f"{_table(heads, rows, right=range(3, 8))}\n\n{conditions}{_verdict(figures['contenders'], ours)}"
+    return f"{table(heads, rows, right=range(3, 8))}\n\n{conditions}{_verdict(figures['contenders'], ours)}"
 
 
 def _verdict(rows: dict[str, dict[str, Any]], ours: float | None) -> str:
@@ -155,7 +155,7 @@ def _step(figures: dict[str, Any]) -> str:
     rows = [(name, f"{ms:.1f}", f"{ms / total:.1%}") for name, ms in parts.items()]
     how = f"{figures['precision']}, {'compiled' if figures['compiled'] else 'not compiled'}"
     return (
-        _table(("Part of a step", "ms", "Share"), rows, right=(1, 2))
+        table(("Part of a step", "ms", "Share"), rows, right=(1, 2))
         + f"\n\nAs the train stage runs it ({how}), median of {figures['steps']} steps; "
         f"peak RSS {figures['peak_rss_mb']:,.0f} MB."
     )
@@ -171,7 +171,7 @@ def _tokenizer(figures: dict[str, Any]) -> str:
         ),
     ]
     return (
-        _table(("Tokenizer", "Text", "Tokens"), rows, right=(1, 2))
+        table(("Tokenizer", "Text", "Tokens"), rows, right=(1, 2))
         + f"\n\n{figures['type']}, {figures['vocab_size']:,} pieces, {figures['megabytes']:.1f} MB of text "
         f"({figures['text']}); median of {figures['repeats']}."
     )
@@ -189,7 +189,7 @@ def _latency(figures: dict[str, Any]) -> str:
         for length, times in figures[name].items()
     ]
     return (
-        _table(("Inference, batch 1, float32", "p50, ms", "p95, ms", "Runs"), rows, right=(1, 2, 3))
+        table(("Inference, batch 1, float32", "p50, ms", "p95, ms", "Runs"), rows, right=(1, 2, 3))
         + f"\n\nThe model ({figures['parameters']:,} parameters) has "
         f"{'the weights of the last run' if figures['model'] == 'trained' else 'random weights'}."
     )
@@ -197,7 +197,7 @@ def _latency(figures: dict[str, Any]) -> str:
 
 def _times(head: str, figures: dict[str, Any]) -> str:
     rows = [(name, f"{times['p50_ms']:.0f}", f"{times['runs']}") for name, times in figures["times"].items()]
-    return _table((head, "Median, ms", "Runs"), rows, right=(1, 2))
+    return table((head, "Median, ms", "Runs"), rows, right=(1, 2))
 
 
 def _files(figures: dict[str, Any]) -> str:
@@ -222,6 +222,6 @@ _WRITERS = {
 }
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range = ()) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] | range = ()) -> str:
     rule = ["--:" if index in right else "---" for index in range(len(heads))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))

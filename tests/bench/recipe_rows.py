@@ -1,0 +1,209 @@
+"""The rows of the recipe's table: what each changes, and the work of its process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bench_nanogpt
+import numpy as np
+import torch
+from bench_process import Clock
+
+from pipeline.data.batches import Batches
+from pipeline.models.transformer import Transformer
+from pipeline.stages.train_setup import prepare_loss
+from pipeline.tasks.language_model import loss_sum, score
+from pipeline.training import hardware
+from pipeline.training.averaging import keep_mean, mean_weights
+from pipeline.training.hardware import Execution
+from pipeline.training.optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from pipeline.training.step import Stepper
+
+NANOGPT, RECIPE = "nanoGPT's setting", "the recipe"
+
+# Settings by their names in a spec, without the sections: those of the recipe, then what each row changes.
+SETTINGS: Mapping[str, Any] = {
+    "model_type": "llama",
+    "d_model": 128,
+    "num_layers": 4,
+    "num_heads": 4,
+    "d_ff": 512,
+    "max_seq_len": 128,
+    "dropout": 0.0,
+    "tie_embeddings": True,
+    "qk_norm": True,
+    "activation": "relu2",
+    "zero_init": True,
+    "batch_size": 16,
+    "learning_rate": 4e-3,
+    "optimizer_name": "muon",
+    "muon_learning_rate": 0.02,
+    "muon_momentum": 0.95,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0.01,
+    "ema_decay": None,
+    "scheduler_type": "wsd",
+    "warmup_ratio": 0.02,
+    "decay_ratio": 0.5,
+    "min_lr_ratio": 0.0,
+    "max_grad_norm": 1.0,
+    "compile_mode": None,
+}
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    RECIPE: {},
+    "LayerNorm, learned positions, biases": {"model_type": "gpt"},
+    "without QK-norm": {"qk_norm": False},
+    "SwiGLU, as many weights": {"activation": "swiglu", "d_ff": 344},
+    "GELU": {"activation": "gelu"},
+    "blocks that do not start at zero": {"zero_init": False},
+    "head of its own": {"tie_embeddings": False},
+    "AdamW": {"optimizer_name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.1},
+    "cosine": {"scheduler_type": "cosine"},
+    "mean of the weights, 0.99": {"ema_decay": 0.99},
+    "dropout 0.1": {"dropout": 0.1},
+    "context 64": {"max_seq_len": 64, "batch_size": 32},
+    "context 256": {"max_seq_len": 256, "batch_size": 8},
+    "width 192": {"d_model": 192, "num_heads": 6, "d_ff": 768},
+    "compiled": {"compile_mode": "default"},
+}
+_MODEL = (
+    *("model_type", "d_model", "num_layers", "num_heads", "d_ff", "max_seq_len", "dropout", "tie_embeddings"),
+    *("qk_norm", "activation", "zero_init"),
+)
+_OPTIMIZER = (
+    *("optimizer_name", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay"),
+    *("muon_learning_rate", "muon_momentum"),
+)
+_TRIAL_STEPS = 6  # timed to plan the run; their time is charged
+_RESERVE = 0.98  # of the time that is left: steps are not all equally long
+# What a second is: one on the wall; or one that this process, and those it waited for, spent on a processor. The latter
+# counts less disturbance, for trying things out on a machine with other work.
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": lambda: sum(os.times()[:4])}
+
+
+def characters(path: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Ids of the characters of a text, cut where nanoGPT cuts it: 90 % to learn from, the rest; and how many kinds."""
+    text = Path(path).read_text(encoding="utf-8")
+    ids = {character: number for number, character in enumerate(sorted(set(text)))}
+    data = np.array([ids[character] for character in text], dtype=np.uint16)
+    cut = int(0.9 * len(data))
+    return data[:cut], data[cut:], len(ids)
+
+
+def nanogpt(settings: dict[str, Any], clock: Clock) -> None:
+    """Train nanoGPT's setting for the number of steps that its README gives, however long it takes."""
+    torch.set_num_threads(settings["threads"])
+    train, held_out, vocab = characters(settings["text"])
+    now = CLOCKS[settings["clock"]]
+    began = now()
+    steps = settings["nanogpt_steps"]
+    model = bench_nanogpt.learn(torch.from_numpy(train.astype(np.int64)), vocab, steps=steps, seed=settings["seed"])
+    seconds = now() - began
+    nats, scored = score(model.eval(), held_out, max_seq_len=bench_nanogpt.LENGTH)
+    clock.report(
+        {
+            "loss": nats / scored,
+            "scored": scored,
+            "seconds": seconds,
+            "compile_seconds": 0.0,
+            "steps": steps,
+            "tokens": steps * bench_nanogpt.BATCH * bench_nanogpt.LENGTH,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "precision": "32-true",
+        }
+    )
+
+
+def ours(settings: dict[str, Any], clock: Clock) -> None:
+    """Train a row for as many steps as fit into `seconds`, from building the model to the last step, and score it."""
+    chosen = settings["row"]
+    if settings["deterministic"]:
+        hardware.make_deterministic()
+    hardware.keep_freed_memory()
+    train, held_out, vocab = characters(settings["text"])
+    execution = hardware.choose_execution(
+        device="cpu",
+        precision="auto",
+        use_amp=None,
+        compile_mode=chosen["compile_mode"],
+        num_threads=settings["threads"],
+        flops=0.0,
+    )
+    now = CLOCKS[settings["clock"]]
+    began = now()
+    torch.manual_seed(settings["seed"])
+    model = Transformer(vocab_size=vocab, **{name: chosen[name] for name in _MODEL}).train()
+    batches = Batches(train, length=chosen["max_seq_len"], batch_size=chosen["batch_size"], seed=settings["seed"])
+    loss, execution = prepare_loss(
+        partial(loss_sum, model), model, execution, batches, fullgraph=False, dynamic=False, insist=True
+    )
+    compiled = now() - began
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    times, _ = _learn(model, chosen, batches, loss, execution, steps=_TRIAL_STEPS, now=now)
+    model.load_state_dict(first)  # the trial is charged, not learned from
+    left = settings["seconds"] - (now() - began)
+    steps = max(1, int(_RESERVE * left / (sum(times[1:]) / len(times[1:]))))
+    _, optimizer = _learn(model, chosen, batches, loss, execution, steps=steps, now=now)
+    seconds = now() - began
+    with mean_weights(model, optimizer):
+        nats, scored = score(model.eval(), held_out, max_seq_len=chosen["max_seq_len"])
+    clock.report(
+        {
+            "loss": nats / scored,
+            "scored": scored,
+            "seconds": seconds,
+            "compile_seconds": compiled,
+            "steps": steps,
+            "tokens": steps * chosen["batch_size"] * chosen["max_seq_len"],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "precision": execution.precision,
+        }
+    )
+
+
+def _learn(
+    model: Transformer,
+    chosen: Mapping[str, Any],
+    batches: Batches,
+    loss: Callable[..., torch.Tensor],
+    execution: Execution,
+    *,
+    steps: int,
+    now: Callable[[], float],
+) -> tuple[list[float], torch.optim.Optimizer]:
+    """Take some steps, as the loop of the train stage does; the seconds of each, and the optimizer."""
+    optimizer = make_optimizer(
+        model,
+        products=torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float32,
+        **{name: chosen[name] for name in _OPTIMIZER},
+    )
+    if chosen["ema_decay"] is not None:
+        keep_mean(optimizer, chosen["ema_decay"])
+    stepper = Stepper(
+        model, optimizer, batches, loss, max_grad_norm=chosen["max_grad_norm"], rows=None, on_smaller=lambda _: None
+    )
+    times = []
+    for step in range(steps):
+        began = now()
+        rate = learning_rate_at(
+            step + 1,
+            total_steps=steps,
+            peak=chosen["learning_rate"],
+            schedule=chosen["scheduler_type"],
+            warmup_steps=round(chosen["warmup_ratio"] * steps),
+            min_lr_ratio=chosen["min_lr_ratio"],
+            decay_ratio=chosen["decay_ratio"],
+        )
+        set_learning_rate(optimizer, rate)
+        epoch, index = divmod(step, batches.per_epoch)
+        stepper.gradients(epoch, range(index, index + 1))
+        stepper.apply()
+        times.append(now() - began)
+    return times, optimizer
