@@ -13,8 +13,8 @@ from referencing import Registry
 
 from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
 from pipeline.spec.nearest import closest
-from pipeline.spec.project import PROJECT_RULES, Project
-from pipeline.spec.rule import Finding, Rule
+from pipeline.spec.project import PROJECT_INNER_RULES, PROJECT_RULES, Project
+from pipeline.spec.rule import Finding, InnerRule, Rule
 from pipeline.spec.rules import INNER_RULES, RULES, UNREAD, UNSUPPORTED
 from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
 from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
@@ -309,11 +309,7 @@ def _broken_rules(document: Document, values: dict[str, Any]) -> Iterator[Proble
             place = document.place_of(tuple(path.split(".")))
             yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
     for inner in INNER_RULES.get(document.kind, ()):
-        if values.keys() >= set(inner.reads):
-            for keys, message, hint in inner.broken(*(values[name] for name in inner.reads)):
-                here = (*inner.reads[0].split("."), *keys)
-                place = document.place_of(here, key=here not in document.texts)  # a section is shown by its name
-                yield document.problem(inner.code, message, place, path=dotted(here), hint=hint)
+        yield from _broken_inside(document, values, inner)
 
 
 def _differences_from_project(document: Document, values: dict[str, Any], project: Project) -> Iterator[Problem]:
@@ -322,6 +318,17 @@ def _differences_from_project(document: Document, values: dict[str, Any], projec
             path = rule.reads[0]
             place = document.place_of(tuple(path.split(".")))
             yield document.problem(rule.code, found[0], place, path=path, hint=found[1])
+    for inner in PROJECT_INNER_RULES.get(document.kind, ()):
+        yield from _broken_inside(document, values, inner, project)
+
+
+def _broken_inside(document: Document, values: dict[str, Any], inner: InnerRule, *before: Any) -> Iterator[Problem]:
+    if not values.keys() >= set(inner.reads):
+        return
+    for keys, message, hint in inner.broken(*before, *(values[name] for name in inner.reads)):
+        here = (*inner.reads[0].split("."), *keys)
+        place = document.place_of(here, key=here not in document.texts)  # a section is shown by its name
+        yield document.problem(inner.code, message, place, path=dotted(here), hint=hint)
 
 
 def _broken(document: Document, values: dict[str, Any], rule: Rule, *before: Any) -> Finding:

@@ -83,6 +83,7 @@ CODES = {
     "E0524": "a grid over a range without steps",
     "E0525": "a sweep without an end",
     "E0526": "a range with both step and points",
+    "E0527": "values of a sweep that no experiment can have together",
     "E0531": "a trigger without a limit",
     "E0532": "two triggers of one name",
     "E0541": "LoRA without a rank",
@@ -110,6 +111,7 @@ CODES = {
     "W0211": "a grid larger than its budget",
     "W0212": "a password in a document",
     "W0213": "a direction away from the best",
+    "W0214": "a sweep of an experiment that is not there",
 }
 
 _MOST = 50  # problems that an error shows; all are in its `problems`

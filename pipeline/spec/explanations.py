@@ -434,6 +434,14 @@ EXPLANATIONS: dict[str, Explanation] = {
         f"{_SWEEP}method: grid\nspace:\n  model.num_layers: {{kind: range, low: 2, high: 8, step: 2}}\n",
         head="",
     ),
+    "E0527": Explanation(
+        "Every trial is the base experiment with other values. With these it would be refused, after the trials before "
+        "it have run. The rules of an experiment are tried on the values that each of them reads (10,000 combinations "
+        "a rule), together with what the base says of the settings that are not swept.",
+        f"{_SWEEP}method: grid\nspace:\n  model.d_model: [192, 200]\n  model.num_heads: [3, 4]\n",
+        f"{_SWEEP}method: grid\nspace:\n  model.d_model: [192, 240]\n  model.num_heads: [3, 4]\n",
+        head="",
+    ),
     "E0531": Explanation(
         "A trigger on new data fires at a number of samples or at a share of them. Without either it never would.",
         f"{_DOCUMENT.format('policy')}triggers:\n  - {{kind: data_volume, percentage: null}}\n",
@@ -649,6 +657,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "More accuracy is better and more loss is worse. As it stands, the sweep looks for the worst.",
         f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: val_loss\ndirection: maximize\n",
         f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: val_loss\ndirection: minimize\n",
+        head="",
+    ),
+    "W0214": Explanation(
+        "Trials start from an experiment. Paths are relative to the project folder, where `foundry check` is run.",
+        f"{_SWEEP}method: grid\nbase: specs/gone.yaml\nspace:\n  model.num_layers: [2, 3]\n",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\n",
         head="",
     ),
 }

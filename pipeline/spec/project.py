@@ -8,8 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import FoundryError
 from pipeline.paths import REPORTS
-from pipeline.spec.rule import Finding, Rule
+from pipeline.spec.combinations import combinations_are_experiments
+from pipeline.spec.document import value_at
+from pipeline.spec.rule import Finding, InnerRule, Rule
 
 _SPLIT = ("split_method", "validation_split", "test_split", "split_seed", "max_train_samples", "max_val_samples")
 _CORPUS = ("dataset.dataset_name", *(f"dataset.{name}" for name in _SPLIT))
@@ -33,6 +36,17 @@ class Project:
     def tokenizer(self) -> dict[str, Any] | None:
         """reports/tokenizer.json."""
         return self._report("tokenizer.json")
+
+    def settings_of(self, experiment: str) -> dict[str, Any]:
+        """Dotted setting → value of an experiment; none if it is not there, or wrong, which its own check says."""
+        from pipeline.spec.load import load_spec  # noqa: PLC0415 - loading asks the checker, which asks this module
+
+        try:
+            spec = load_spec(self.folder / experiment)
+        except FoundryError:
+            return {}
+        values = spec.to_dict()
+        return {name: value_at(values, tuple(name.split("."))) for name in spec.leaves()}
 
     def training_characters(self, dataset_name: str, *split: Any) -> int | None:
         """Characters of the training split, if the corpus there is the one that a spec describes."""
@@ -100,7 +114,14 @@ def weights_are_there(project: Project, resume_from_checkpoint: str | None) -> F
     return f"there is no {resume_from_checkpoint} in this project", "paths are relative to the project folder"
 
 
-# Kind of document → its rules; each takes the project before the values it reads.
+def base_is_there(project: Project, base: str) -> Finding:
+    """Trials cannot start from an experiment that is not there."""
+    if (project.folder / base).is_file():
+        return None
+    return f"there is no {base} in this project", "paths are relative to the project folder"
+
+
+# Kind of document → its rules, and those inside its lists and maps; each takes the project before the values it reads.
 PROJECT_RULES: dict[str, tuple[Rule, ...]] = {
     "experiment": (
         Rule("W0111", ("training.resume_from_checkpoint",), weights_are_there),
@@ -113,5 +134,9 @@ PROJECT_RULES: dict[str, tuple[Rule, ...]] = {
             ),
             batch_fits_an_epoch,
         ),
-    )
+    ),
+    "sweep": (Rule("W0214", ("base",), base_is_there),),
 }  # fmt: skip
+PROJECT_INNER_RULES: dict[str, tuple[InnerRule, ...]] = {
+    "sweep": (InnerRule("E0527", ("space", "base"), combinations_are_experiments),),
+}
