@@ -124,6 +124,8 @@ def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
         meant = dotted(found.keys) if home != miss.keys else str(found.keys[-1])
         if there := document.keys.get(found.keys):
             hint = f"`{meant}` is set on line {there.line} already: keep one of them, under that name"
+        elif found.exact and not document.keys:  # values without a file: nothing can be moved
+            hint = f"write `{meant}`"
         elif found.exact:
             hint = f"move it under `{home[-1]}:`" if home else "move it to the top level, without indentation"
         else:

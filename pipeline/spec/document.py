@@ -133,11 +133,13 @@ class Document:
         self, code: str, message: str, place: Place | None, *, path: str = "", allowed: str = "", hint: str = ""
     ) -> Problem:
         """A problem at a place of this file; see `Problem`."""
-        problem = Problem(code, _shown(message), self.file, path=_shown(path), allowed=allowed, hint=_shown(hint))
+        problem = Problem(
+            code, _shown(_masked(message)), self.file, path=_shown(path), allowed=allowed, hint=_shown(hint)
+        )
         if place is None:
             return problem
         source = self.lines[place.line - 1] if place.line <= len(self.lines) else ""
-        return replace(problem, line=place.line, column=place.column, length=place.length, source=source)
+        return replace(problem, line=place.line, column=place.column, length=place.length, source=_masked(source))
 
     def place_of(self, keys: Keys, *, key: bool = False) -> Place | None:
         """Where a value stands (or its key); for one that is not in the file, what is nearest above it."""
@@ -147,6 +149,11 @@ class Document:
                 return place
             keys, first, second = keys[:-1], self.keys, self.places
         return self.places.get(())
+
+
+def _masked(text: str) -> str:
+    """Text without the passwords of addresses in it; as long as before, so that marks under it stay in place."""
+    return re.sub(r"(?<=://)([^/\s:@]*:)(\S+)(?=@)", lambda found: found[1] + "*" * len(found[2]), text)
 
 
 def value_at(values: Any, keys: Keys) -> Any:

@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
-from jsonschema import Draft202012Validator
+from jsonschema import Draft4Validator, Draft202012Validator
 
 from pipeline.commands.check import command
 from pipeline.paths import SCHEMAS
@@ -137,11 +138,14 @@ def test_json_is_what_its_schema_says_and_holds_every_problem(project):
     assert problem["hint"] == "did you mean `learning_rate`?"
 
 
-def test_sarif_has_what_version_2_1_0_requires(project):
+def test_sarif_is_what_the_schema_of_version_2_1_0_says(project):
+    schema = json.loads((Path(__file__).parent / "sarif-2.1.0.json").read_text(encoding="utf-8"))
+    Draft4Validator.check_schema(schema)
     (project / "specs" / "b-bad.yml").rename(project / "specs" / "b ä.yml")
 
     log = json.loads(check("--format", "sarif", "specs").stdout)
 
+    Draft4Validator(schema).validate(log)
     [run] = log["runs"]
     rules = run["tool"]["driver"]["rules"]
     assert (log["version"], run["tool"]["driver"]["name"]) == ("2.1.0", "foundry check")
@@ -216,3 +220,19 @@ def test_the_spec_room_comes_without_torch(checkout):
     script = "import sys, pipeline.spec; sys.exit('torch' in sys.modules or 'jsonschema' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", script], cwd=checkout, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [("postgresql://me:s3:c@ret@host/sweeps", "W0212"), ("mysql://me:s3:c@ret@host/sweeps", "E0305")],
+)
+@pytest.mark.parametrize("form", ["text", "json", "sarif", "github"])
+def test_no_format_shows_the_password_of_an_address(project, storage, shown, form):
+    head = "schema_version: 1\nkind: sweep\nname: x\nmethod: grid\nspace: {training.epochs: [1]}\n"
+    text = f"{head}storage: {storage}\n"
+    (project / "specs" / "sweep.yaml").write_text(text)
+
+    done = check("--format", form, "specs/sweep.yaml")
+
+    assert shown in done.output
+    assert "ret@" not in done.output

@@ -155,3 +155,11 @@ def test_an_error_of_the_command_has_no_traceback():
     assert done.returncode == 1
     assert done.stderr.startswith("error: the document x: there is 1 problem\n  - ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_setting_of_another_section_is_answered_with_its_whole_name():
+    with pytest.raises(FoundryError) as caught:
+        run(new.command, "x", "--set", "training.d_model=64", "--set", "epochs=2")
+
+    assert "`d_model` belongs in `model`, not in `training` [E0202]; write `model.d_model`" in caught.value.message
+    assert "[E0202]; write `training.epochs`" in caught.value.message
