@@ -22,7 +22,6 @@ from pipeline.training import hardware
 from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.hardware import Execution
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, set_learning_rate
-from pipeline.training.step import Stepper
 
 NANOGPT, RECIPE = "nanoGPT's setting", "the recipe"
 
@@ -178,7 +177,7 @@ def _learn(
     steps: int,
     now: Callable[[], float],
 ) -> tuple[list[float], torch.optim.Optimizer]:
-    """Take some steps, as the loop of the train stage does; the seconds of each, and the optimizer."""
+    """Take some steps with the optimizer and the schedule of the train stage; the seconds of each, and the optimizer."""
     optimizer = make_optimizer(
         model,
         products=torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float32,
@@ -186,9 +185,6 @@ def _learn(
     )
     if chosen["ema_decay"] is not None:
         keep_mean(optimizer, chosen["ema_decay"])
-    stepper = Stepper(
-        model, optimizer, batches, loss, max_grad_norm=chosen["max_grad_norm"], rows=None, on_smaller=lambda _: None
-    )
     times = []
     for step in range(steps):
         began = now()
@@ -203,7 +199,9 @@ def _learn(
         )
         set_learning_rate(optimizer, rate)
         epoch, index = divmod(step, batches.per_epoch)
-        stepper.gradients(epoch, range(index, index + 1))
-        stepper.apply()
+        optimizer.zero_grad()
+        (loss(*batches.batch(epoch, index)) / batches.targets_in(epoch, index)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), chosen["max_grad_norm"])
+        optimizer.step()
         times.append(now() - began)
     return times, optimizer

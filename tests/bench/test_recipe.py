@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import recipe
 import torch
+from bench_process import Clock
 from click.testing import CliRunner
-from recipe_rows import NANOGPT, RECIPE, ROWS, SETTINGS, characters
+from recipe_rows import NANOGPT, RECIPE, ROWS, SETTINGS, characters, ours
 
 from pipeline.spec.builder import TrainingConfigBuilder
 from pipeline.spec.presets import author
@@ -83,6 +84,20 @@ def test_the_yardstick_learns_and_sees_no_future():
 
     assert torch.equal(before[0, :40].argmax(-1), data[1:41])
     torch.testing.assert_close(before[0, :40], after[0, :40])
+
+
+def test_a_row_takes_the_steps_that_fit_into_its_time_and_is_scored_on_all_that_is_held_out(text):
+    answers: list[dict[str, float]] = []
+    row = {**SETTINGS, **ROWS["mean of the weights, 0.99"], "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    settings = {"text": str(text), "threads": 1, "clock": "processor", "deterministic": False, "seed": 0}
+
+    ours({**settings, "row": {**row, "max_seq_len": 16}, "seconds": 2.0}, Clock(answers.append, lambda: None))
+
+    (figures,) = answers
+    assert figures["scored"] == len(TEXT) - int(0.9 * len(TEXT)) - 1
+    assert 0 < figures["compile_seconds"] < figures["seconds"] < 4
+    assert figures["steps"] > 10
+    assert figures["loss"] < 3
 
 
 @pytest.mark.slow
