@@ -177,7 +177,7 @@ def _learn(
     steps: int,
     now: Callable[[], float],
 ) -> tuple[list[float], torch.optim.Optimizer]:
-    """Take some steps with the optimizer and the schedule of the train stage; the seconds of each, and the optimizer."""
+    """Take some steps with optimizer and schedule of the train stage; the seconds of each, and the optimizer."""
     optimizer = make_optimizer(
         model,
         products=torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float32,
