@@ -21,17 +21,11 @@ from torch import Tensor
 
 from pipeline.files import write_manifest
 from pipeline.models.generate import generate
+from pipeline.models.table import arguments_of
 from pipeline.models.transformer import Transformer
-from pipeline.spec.estimate import (
-    EVALUATION_ROWS,
-    Pace,
-    Shape,
-    count,
-    flops_per_token,
-    number_bytes,
-    training_memory,
-    weight_bytes,
-)
+from pipeline.spec.estimate import Pace
+from pipeline.spec.estimate_memory import EVALUATION_ROWS, number_bytes, training_memory
+from pipeline.spec.estimate_model import Shape, count, flops_per_token, weight_bytes
 from pipeline.tasks.language_model import loss_sum
 from pipeline.training import hardware
 from pipeline.training.optimizer import adamw
@@ -78,9 +72,9 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
     if settings["reproducibility"]["deterministic"]:
         hardware.make_deterministic()
 
-    section = {key: value for key, value in settings["model"].items() if key != "model_name"}
     torch.manual_seed(0)
-    model = Transformer(**{**section, "vocab_size": proxy.vocab_size, "num_layers": proxy.num_layers})
+    sizes = {"vocab_size": proxy.vocab_size, "num_layers": proxy.num_layers}
+    model = Transformer(**arguments_of(settings["model"], sizes))
     model.recompute = asked["use_gradient_checkpointing"]
     convert_weights(model, execution.precision)
     model.to(execution.device).train()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.spec.estimate import Settings, Steps, checkpoints_on_disk
+from pipeline.spec.estimate import Steps, checkpoints_on_disk
+from pipeline.spec.estimate_model import Settings
 from pipeline.spec.saves import schedule_of
 
 

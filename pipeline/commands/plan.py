@@ -66,7 +66,7 @@ def _load(name: str) -> Spec:
 def _calibrated(spec: Spec, text: Text) -> tuple[Pace | None, list[str]]:
     """The pace of this machine, or none and the reason."""
     from pipeline.spec import SpecError, require_supported
-    from pipeline.spec.estimate import shape_of
+    from pipeline.spec.estimate_model import shape_of
 
     try:
         require_supported(spec, "train")

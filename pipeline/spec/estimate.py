@@ -1,4 +1,4 @@
-"""What a spec will cost, by arithmetic alone: parameters, operations, memory, disk, and time at a measured pace.
+"""What a spec will cost, by arithmetic alone: steps, disk, time at a measured pace, budgets, and all of it as a plan.
 
 Every figure follows from the settings, the size of the text and, for times, the pace of a machine. docs/planning.md
 says how each is computed and how far it can be off. MB are 1,000,000 bytes.
@@ -9,12 +9,30 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
+from pipeline.spec.estimate_memory import (
+    LARGEST_MEASURED_MB,
+    MEASURED_PRECISIONS,
+    inference_memory,
+    number_bytes,
+    training_memory,
+)
+from pipeline.spec.estimate_model import (
+    Settings,
+    Shape,
+    count,
+    flops_per_token,
+    moments_per_weight,
+    orthogonalization_flops,
+    parameters,
+    shape_of,
+    weight_bytes,
+)
 from pipeline.spec.saves import schedule_of
 
 PLAN_FORMAT = 1
@@ -22,126 +40,10 @@ PLAN_FORMAT = 1
 MEMORY_BOUND, TIME_BOUND = 0.10, 0.30
 EAGER_MEMORY_BOUND = 0.15  # of a model that is not compiled: the same run twice differs more
 
-Settings = Mapping[str, Any]  # the sections of a resolved experiment, as `Spec.to_dict` gives them
 Known = Literal["counted", "estimated", "unknown"]
 
-_FLOAT = 4  # bytes of a weight, a gradient or a moment where training keeps them in float32
-_HALF = 2  # the same in bfloat16 or float16
+_FLOAT = 4  # bytes of a weight
 _MB = 1e6
-EVALUATION_ROWS = 16  # windows that are scored at once
-_HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
-
-
-# The model
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a model's size follows from; the names are those of the spec."""
-
-    vocab_size: int
-    d_model: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    d_ff: int
-    max_seq_len: int
-    model_type: str
-    tie_embeddings: bool
-    dropout: float
-    qk_norm: bool = False
-    activation: str = "auto"
-
-    @property
-    def gated(self) -> bool:
-        """Whether the feed-forward part has a third matrix, the gate."""
-        return self.activation == "swiglu" or (self.activation == "auto" and self.model_type == "llama")
-
-    @property
-    def tensors(self) -> int:
-        """How many weight tensors the model has."""
-        projections, norms = 7 if self.gated else 6, 2
-        of_the_rest = 2  # embeddings, the last norm
-        if self.model_type == "gpt":  # biases make two of each projection and norm; positions are embedded
-            projections, norms, of_the_rest = 2 * projections, 2 * norms, 4
-        of_a_layer = projections + norms + 2 * self.qk_norm
-        return self.num_layers * of_a_layer + of_the_rest + (not self.tie_embeddings)
-
-
-def shape_of(model: Mapping[str, Any], vocab_size: int) -> Shape:
-    """The shape that the `model` section of a spec describes.
-
-    Args:
-        model: the section.
-        vocab_size: pieces of the tokenizer.
-    """
-    names = tuple(field.name for field in fields(Shape) if field.name not in ("vocab_size", "num_kv_heads"))
-    heads = model["num_kv_heads"] or model["num_heads"]
-    return Shape(vocab_size=vocab_size, num_kv_heads=heads, **{name: model[name] for name in names})
-
-
-def matrices(shape: Shape) -> tuple[int, int]:
-    """Weights in the matrices of one block: of its attention and of its feed-forward part."""
-    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
-    attention = 2 * shape.d_model * shape.d_model + 2 * shape.d_model * keys  # queries and output, keys and values
-    return attention, (2 + shape.gated) * shape.d_model * shape.d_ff
-
-
-def parameters(shape: Shape) -> dict[str, int]:
-    """The exact number of weights of each part; their sum is the model's parameter count."""
-    width, inner, layers = shape.d_model, shape.d_ff, shape.num_layers
-    keys = width // shape.num_heads * shape.num_kv_heads  # features of all key heads together
-    gpt = shape.model_type == "gpt"
-    attention, feed_forward = matrices(shape)
-    attention += 2 * (width // shape.num_heads) if shape.qk_norm else 0
-    biases = (2 * width + 2 * keys, inner * (1 + shape.gated) + width) if gpt else (0, 0)
-    return {
-        "embeddings": shape.vocab_size * width,
-        "positions": shape.max_seq_len * width if gpt else 0,
-        "attention": layers * (attention + biases[0]),
-        "feed_forward": layers * (feed_forward + biases[1]),
-        "norms": (2 * layers + 1) * width * (2 if gpt else 1),
-        "head": 0 if shape.tie_embeddings else shape.vocab_size * width,
-    }
-
-
-def count(shape: Shape) -> int:
-    """The number of weights of a model; tied embeddings count once."""
-    return sum(parameters(shape).values())
-
-
-def flops_per_token(shape: Shape) -> float:
-    """Floating-point operations that training spends on one token: forward and backward, nothing recomputed.
-
-    Chowdhery et al., PaLM, arXiv:2204.02311, appendix B: 6 for each weight of a matrix product and
-    12 · layers · D · T for attention. What is looked up takes none.
-    """
-    parts = parameters(shape)
-    looked_up = parts["positions"] + (0 if shape.tie_embeddings else parts["embeddings"])
-    return 6.0 * (count(shape) - looked_up) + 12.0 * shape.num_layers * shape.d_model * shape.max_seq_len
-
-
-def orthogonalization_flops(shape: Shape) -> float:
-    """Operations that Muon spends on one step: five iterations of three products for each matrix of the blocks.
-
-    Jordan et al., Muon, 2024: with the sides m ≤ n of a matrix, each iteration takes 4m²n + 2m³.
-    """
-    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
-    sides = 2 * [(shape.d_model, shape.d_model)] + 2 * [(keys, shape.d_model)]
-    sides += (2 + shape.gated) * [(min(shape.d_model, shape.d_ff), max(shape.d_model, shape.d_ff))]
-    return 5.0 * shape.num_layers * sum(4 * m * m * n + 2 * m**3 for m, n in sides)
-
-
-def moments_per_weight(shape: Shape, settings: Settings) -> float:
-    """How many numbers an optimizer remembers for a weight: AdamW two, Muon one, and a running mean of the weights."""
-    muon = settings["optimizer"]["optimizer_name"] == "muon"
-    spared = shape.num_layers * sum(matrices(shape)) / count(shape) if muon else 0.0
-    return 2.0 - spared + (settings["training"]["ema_decay"] is not None)
-
-
-def weight_bytes(shape: Shape) -> int:
-    """About how many bytes the weights take in a safetensors file."""
-    return _FLOAT * count(shape) + _HEADER * shape.tensors
 
 
 # The text
@@ -280,201 +182,6 @@ def _moments(total: int, periods: Sequence[int], *, last: bool = True) -> int:
         met += sign * sum(total // math.lcm(*chosen) for chosen in combinations(periods, size))
     added = last and bool(periods) and all(total % period for period in periods)
     return met + added
-
-
-# Memory
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Bytes that autograd keeps of a forward pass, for each token, from the operations of `models.transformer`.
-
-    Attributes:
-        width: of a layer, for each feature of the residual stream.
-        inner: of a layer, for each feature of the feed-forward part.
-        scores: of a layer, for each head and each position of the sequence.
-        norms: of a layer, for the statistics of its norms.
-        last_width: of embedding and last norm, for each feature.
-        last_norm: of the last norm, for its statistics.
-        heads: of a layer, for each feature of its query and key heads.
-        head_norms: of a layer, for the statistics of each of those heads.
-    """
-
-    width: int = 0
-    inner: int = 0
-    scores: int = 0
-    norms: int = 0
-    last_width: int = 0
-    last_norm: int = 0
-    heads: int = 0
-    head_norms: int = 0
-
-    def __add__(self, other: Saved) -> Saved:
-        return Saved(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Saved)})
-
-
-# A test counts what autograd really keeps and finds exactly this.
-_SAVED = {
-    ("llama", "32-true"): Saved(width=40, inner=8, scores=4, norms=8, last_width=12, last_norm=4),
-    ("gpt", "32-true"): Saved(width=32, inner=8, scores=4, norms=16, last_width=8, last_norm=8),
-    ("llama", "bf16-mixed"): Saved(width=32, inner=4, scores=6, norms=8, last_width=10, last_norm=4),
-    ("gpt", "bf16-mixed"): Saved(width=24, inner=4, scores=6, norms=16, last_width=6, last_norm=8),
-    ("llama", "bf16-true"): Saved(width=28, inner=4, scores=6, norms=8, last_width=10, last_norm=4),
-    ("gpt", "bf16-true"): Saved(width=16, inner=4, scores=6, norms=8, last_width=4, last_norm=4),
-}
-_DROPPED = {  # what dropout adds: its masks, and what they are multiplied with
-    "32-true": Saved(width=8, scores=8, last_width=4),
-    "bf16-mixed": Saved(width=4, scores=2, last_width=4),
-    "bf16-true": Saved(width=4, scores=2, last_width=2),
-}
-_SIZED_AS = {"16-mixed": "bf16-mixed", "16-true": "bf16-true"}  # the two types of 16 bits take the same room
-_GATED = {  # what a gate adds
-    "32-true": Saved(inner=8),
-    "bf16-mixed": Saved(width=2, inner=4),
-    "bf16-true": Saved(inner=4),
-}
-_NORMED = Saved(heads=8, head_norms=4)  # what norms of the heads add, in every precision
-_IDS = 16  # bytes of a token's id and of its target
-
-
-def number_bytes(precision: str) -> int:
-    """Bytes of a weight, of its gradient and of each of its moments while training."""
-    return _HALF if precision in ("bf16-true", "16-true") else _FLOAT
-
-
-def activation_bytes(shape: Shape, *, batch_size: int, precision: str, recompute: bool = False) -> int:
-    """Bytes that autograd keeps of one forward pass over a micro-batch on the CPU, until its backward pass.
-
-    Attention is written out there, so its scores are kept; the log-probabilities of the whole vocabulary are too.
-
-    Args:
-        shape: of the model.
-        batch_size: sequences of the micro-batch.
-        precision: of training, other than `auto`.
-        recompute: whether only the input of each layer is kept, and the layer computed again when it is needed.
-    """
-    precision = _SIZED_AS.get(precision, precision)
-    kept = _SAVED[shape.model_type, precision]
-    added = ((_DROPPED[precision], shape.dropout > 0), (_GATED[precision], shape.gated), (_NORMED, shape.qk_norm))
-    for more, when in added:
-        kept += more if when else Saved()
-    heads = shape.num_heads + shape.num_kv_heads
-    of_a_layer = (
-        kept.width * shape.d_model
-        + kept.inner * shape.d_ff
-        + kept.scores * shape.num_heads * shape.max_seq_len
-        + kept.norms
-        + heads * (kept.heads * shape.d_model // shape.num_heads + kept.head_norms)
-    )
-    if recompute:
-        of_a_layer = number_bytes(precision) * shape.d_model
-    of_the_rest = kept.last_width * shape.d_model + kept.last_norm + _FLOAT * shape.vocab_size + _IDS
-    tokens = batch_size * shape.max_seq_len
-    converted = 0
-    if precision == "bf16-mixed":  # the matrices, once more in two bytes
-        layers = 0 if recompute else shape.num_layers
-        converted = _HALF * (layers * sum(matrices(shape)) + shape.vocab_size * shape.d_model)
-    return tokens * (shape.num_layers * of_a_layer + of_the_rest) + converted + _FLOAT
-
-
-@dataclass(frozen=True, slots=True)
-class Growth:
-    """How the memory of the train stage's process grows, in bytes for each byte of its causes.
-
-    Attributes:
-        process: MB of a process that has loaded torch and is about to train, before there is a model.
-        weights: for each of the weights, which have gradients and two moments of the same size beside them.
-        kept: for what autograd keeps of a micro-batch.
-        logits: for the logits of a micro-batch, whose gradients are made while everything is kept.
-        scores: for the attention scores of one layer, in the same way.
-        scored_logits: for the logits of an evaluation's batch.
-        scored_scores: for the attention scores of one layer of it.
-        scored_inner: for the feed-forward features of one layer of it.
-        both: training and evaluation use the same memory but leave gaps: the share of the smaller that adds up.
-    """
-
-    process: float
-    weights: float
-    kept: float
-    logits: float
-    scores: float
-    scored_logits: float
-    scored_scores: float
-    scored_inner: float
-    both: float
-
-
-# Fitted to the peak of real runs of the train stage on two cores (Linux, glibc, torch 2.13, float32): not compiled, 21
-# shapes of 340 to 1,758 MB, each met within 9 %; compiled, 10 shapes of 462 to 1,317 MB, each within 7 %. The same run
-# twice differs by up to 10 %, and one of 80 steps takes up to a third more than one of four. What goes beyond the bytes
-# that are counted are gaps: the process keeps freed memory, and its pieces do not fit the next request.
-_EAGER = Growth(340, 4.9, 0.91, 3.9, 10.0, 2.5, 3.4, 1.0, 0.25)
-_COMPILED = Growth(455, 4.3, 0.79, 0.0, 0.0, 2.9, 0.5, 0.0, 1.0)
-_LARGEST_MEASURED_MB = 2000
-_MEASURED_PRECISIONS = ("32-true", "bf16-mixed")
-_SERVING_MB = 322.0  # a process that has loaded torch, tokenizer and model, whose weights are read when first used
-
-
-def training_memory(
-    shape: Shape, *, batch_size: int, precision: str, compiled: bool, recompute: bool = False, moments: float = 2.0
-) -> dict[str, float]:
-    """Peak resident memory of the train stage on the CPU, and what it consists of, in MB.
-
-    Args:
-        shape: of the model.
-        batch_size: sequences of a micro-batch.
-        precision: of training, other than `auto`.
-        compiled: whether the model is.
-        recompute: whether layers are computed again in the backward pass; one of them is then kept at a time.
-        moments: numbers that the optimizer keeps for each weight, from `moments_per_weight`.
-
-    Returns:
-        `process`, `weights`, `gradients`, `optimizer` and `activations`, `working` for all that is made and freed
-        on the way, and their sum `peak_rss`.
-    """
-    growth = _COMPILED if compiled else _EAGER
-    weights = number_bytes(precision) * count(shape) / _MB
-    kept = activation_bytes(shape, batch_size=batch_size, precision=precision, recompute=recompute) / _MB
-    if recompute:
-        one, none = (
-            activation_bytes(replace(shape, num_layers=layers), batch_size=batch_size, precision=precision) / _MB
-            for layers in (1, 0)
-        )
-        kept += one - none
-    square = shape.num_heads * shape.max_seq_len**2
-
-    def sizes(rows: int) -> tuple[float, float, float]:
-        tokens = rows * shape.max_seq_len
-        return (
-            tokens * shape.vocab_size * _FLOAT / _MB,
-            rows * square * _FLOAT / _MB,
-            tokens * shape.d_ff * _FLOAT / _MB,
-        )
-
-    logits, scores, _ = sizes(batch_size)
-    training = growth.kept * kept + growth.logits * logits + growth.scores * scores
-    logits, scores, inner = sizes(EVALUATION_ROWS)
-    scoring = growth.scored_logits * logits + growth.scored_scores * scores + growth.scored_inner * inner
-    busy = max(training, scoring) + growth.both * min(training, scoring)
-    mask = _FLOAT * shape.max_seq_len**2 / _MB
-    parts = {
-        "process": growth.process,
-        "weights": weights,
-        "gradients": weights,
-        "optimizer": moments * weights,
-        "activations": kept,
-        "working": busy - kept + (growth.weights - 4) * weights + 2 * mask,  # the mask is made from another one
-    }
-    return parts | {"peak_rss": sum(parts.values())}
-
-
-def inference_memory(shape: Shape) -> dict[str, float]:
-    """Resident memory of a clean process with the model loaded, and its peak while it generates, in MB."""
-    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
-    cache = 2 * shape.num_layers * shape.max_seq_len * keys * _FLOAT / _MB
-    mask = _FLOAT * shape.max_seq_len**2 / _MB
-    rest = _SERVING_MB + 2 * mask
-    return {"rss": rest, "peak": rest + _FLOAT * count(shape) / _MB + cache}
 
 
 # Disk
@@ -777,9 +484,9 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
 
 
 def _beyond_what_was_measured(peak_mb: float, precision: str, *, recompute: bool) -> Iterator[str]:
-    if peak_mb > _LARGEST_MEASURED_MB:
-        yield f"runs above {_LARGEST_MEASURED_MB:,.0f} MB were not measured: memory can be off by more"
-    if precision not in _MEASURED_PRECISIONS:
+    if peak_mb > LARGEST_MEASURED_MB:
+        yield f"runs above {LARGEST_MEASURED_MB:,.0f} MB were not measured: memory can be off by more"
+    if precision not in MEASURED_PRECISIONS:
         yield f"memory with {precision} was not measured: it follows from the arithmetic alone"
     if recompute:
         yield "memory with use_gradient_checkpointing was not measured: it follows from the arithmetic alone"

@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
-from pipeline.spec.estimate import Known, Settings, checkpoints_on_disk, rounded, steps_of_rows
+from pipeline.spec.estimate import Known, checkpoints_on_disk, rounded, steps_of_rows
+from pipeline.spec.estimate_model import Settings
 
 PLAN_FORMAT = 1
 MEMORY_BOUND = 0.15  # how far the peak can be off, as a share; a test holds it to a real run

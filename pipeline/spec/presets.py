@@ -19,7 +19,8 @@ from pipeline.spec.check import check
 from pipeline.spec.diagnose import SpecError
 from pipeline.spec.document import dotted, read_document
 from pipeline.spec.edit import Assignment, parse_assignment
-from pipeline.spec.estimate import count, flops_per_token, plan, shape_of, steps_of, text_of_bytes
+from pipeline.spec.estimate import plan, steps_of, text_of_bytes
+from pipeline.spec.estimate_model import count, flops_per_token, shape_of
 from pipeline.spec.holes import fill, has_type
 from pipeline.spec.nearest import closest
 from pipeline.spec.schema import EXPERIMENT, schema_of

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.spec import Spec
-from pipeline.spec.estimate import shape_of, training_memory
+from pipeline.spec.estimate_memory import training_memory
+from pipeline.spec.estimate_model import shape_of
 from pipeline.stages.train_setup import Setup
 from pipeline.training.step import NotEnoughMemoryError
 

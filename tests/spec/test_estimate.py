@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pipeline.data.batches import Batches
 from pipeline.models.transformer import Transformer
 from pipeline.paths import SPECS
-from pipeline.spec import estimate, load_spec
-from pipeline.spec.estimate import Pace, Shape, Text, shape_of
+from pipeline.spec import estimate, estimate_memory, estimate_model, load_spec
+from pipeline.spec.estimate import Pace, Text
+from pipeline.spec.estimate_model import Shape, shape_of
 from pipeline.spec.presets import PRESETS, expand, names, read_preset
 from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.hardware import worth_compiling
@@ -88,9 +89,9 @@ def assert_counts_are_exact(shape: Shape) -> None:
     for name, parameter in model.named_parameters():
         built[next(part for part, owner in owners.items() if owner in name)] += parameter.numel()
 
-    assert estimate.parameters(shape) == built
-    assert estimate.count(shape) == sum(parameter.numel() for parameter in model.parameters())
-    assert estimate.flops_per_token(shape) == model.flops_per_token()
+    assert estimate_model.parameters(shape) == built
+    assert estimate_model.count(shape) == sum(parameter.numel() for parameter in model.parameters())
+    assert estimate_model.flops_per_token(shape) == model.flops_per_token()
     assert shape.tensors == len(model.state_dict())
 
 
@@ -120,12 +121,14 @@ def test_presets_have_the_millions_of_parameters_that_their_shapes_give(name, ti
     spec = expand(read_preset(name))
     shape = replace(shape_of(spec.section("model"), 50257), tie_embeddings=True)
 
-    assert round(estimate.count(shape) / 1e6, 1) == tied
-    assert round(estimate.count(replace(shape, tie_embeddings=False)) / 1e6, 1) == untied
+    assert round(estimate_model.count(shape) / 1e6, 1) == tied
+    assert round(estimate_model.count(replace(shape, tie_embeddings=False)) / 1e6, 1) == untied
 
 
 def test_the_documents_print_the_parameters_of_the_shipped_experiment(checkout, shipped):
-    millions = f"{estimate.count(shape_of(shipped['model'], shipped['tokenizer']['vocab_size'])) / 1e6:.2f} million"
+    millions = (
+        f"{estimate_model.count(shape_of(shipped['model'], shipped['tokenizer']['vocab_size'])) / 1e6:.2f} million"
+    )
 
     for document in ("README.md", "specs/experiment.yaml"):
         printed = re.findall(r"[\d.]+ million(?= parameters)", (checkout / document).read_text(encoding="utf-8"))
@@ -225,17 +228,17 @@ def test_activations_are_what_autograd_keeps(precision, model_type, heads, activ
 
     kept = kept_by_autograd(shape, batch_size=5, precision=precision, recompute=recompute)
 
-    planned = estimate.activation_bytes(shape, batch_size=5, precision=precision, recompute=recompute)
+    planned = estimate_memory.activation_bytes(shape, batch_size=5, precision=precision, recompute=recompute)
     assert planned == kept
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_weight_takes_as_many_bytes_as_training_keeps_it_in(precision):
-    assert estimate.number_bytes(precision) == PRECISIONS[precision].weights.itemsize
+    assert estimate_memory.number_bytes(precision) == PRECISIONS[precision].weights.itemsize
 
 
 def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():
-    assert inspect.signature(score).parameters["batch_size"].default == estimate.EVALUATION_ROWS
+    assert inspect.signature(score).parameters["batch_size"].default == estimate_memory.EVALUATION_ROWS
 
 
 def test_what_was_not_measured_is_said(shipped):
@@ -248,7 +251,7 @@ def test_what_was_not_measured_is_said(shipped):
 
 
 def test_the_parts_of_the_memory_add_up(shipped):
-    memory = estimate.training_memory(
+    memory = estimate_memory.training_memory(
         shape_of(shipped["model"], 4096), batch_size=8, precision="32-true", compiled=True
     )
 

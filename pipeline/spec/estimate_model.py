@@ -1,0 +1,121 @@
+"""What a model is by arithmetic alone: its shape, its parameters, their bytes, and the operations of a token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+Settings = Mapping[str, Any]  # the sections of a resolved experiment, as `Spec.to_dict` gives them
+
+_FLOAT = 4  # bytes of a weight
+_HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model's size follows from; the names are those of the spec."""
+
+    vocab_size: int
+    d_model: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_ff: int
+    max_seq_len: int
+    model_type: str
+    tie_embeddings: bool
+    dropout: float
+    qk_norm: bool = False
+    activation: str = "auto"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward part has a third matrix, the gate."""
+        return self.activation == "swiglu" or (self.activation == "auto" and self.model_type == "llama")
+
+    @property
+    def tensors(self) -> int:
+        """How many weight tensors the model has."""
+        projections, norms = 7 if self.gated else 6, 2
+        of_the_rest = 2  # embeddings, the last norm
+        if self.model_type == "gpt":  # biases make two of each projection and norm; positions are embedded
+            projections, norms, of_the_rest = 2 * projections, 2 * norms, 4
+        of_a_layer = projections + norms + 2 * self.qk_norm
+        return self.num_layers * of_a_layer + of_the_rest + (not self.tie_embeddings)
+
+
+def shape_of(model: Mapping[str, Any], vocab_size: int) -> Shape:
+    """The shape that the `model` section of a spec describes.
+
+    Args:
+        model: the section.
+        vocab_size: pieces of the tokenizer.
+    """
+    names = tuple(field.name for field in fields(Shape) if field.name not in ("vocab_size", "num_kv_heads"))
+    heads = model["num_kv_heads"] or model["num_heads"]
+    return Shape(vocab_size=vocab_size, num_kv_heads=heads, **{name: model[name] for name in names})
+
+
+def matrices(shape: Shape) -> tuple[int, int]:
+    """Weights in the matrices of one block: of its attention and of its feed-forward part."""
+    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
+    attention = 2 * shape.d_model * shape.d_model + 2 * shape.d_model * keys  # queries and output, keys and values
+    return attention, (2 + shape.gated) * shape.d_model * shape.d_ff
+
+
+def parameters(shape: Shape) -> dict[str, int]:
+    """The exact number of weights of each part; their sum is the model's parameter count."""
+    width, inner, layers = shape.d_model, shape.d_ff, shape.num_layers
+    keys = width // shape.num_heads * shape.num_kv_heads  # features of all key heads together
+    gpt = shape.model_type == "gpt"
+    attention, feed_forward = matrices(shape)
+    attention += 2 * (width // shape.num_heads) if shape.qk_norm else 0
+    biases = (2 * width + 2 * keys, inner * (1 + shape.gated) + width) if gpt else (0, 0)
+    return {
+        "embeddings": shape.vocab_size * width,
+        "positions": shape.max_seq_len * width if gpt else 0,
+        "attention": layers * (attention + biases[0]),
+        "feed_forward": layers * (feed_forward + biases[1]),
+        "norms": (2 * layers + 1) * width * (2 if gpt else 1),
+        "head": 0 if shape.tie_embeddings else shape.vocab_size * width,
+    }
+
+
+def count(shape: Shape) -> int:
+    """The number of weights of a model; tied embeddings count once."""
+    return sum(parameters(shape).values())
+
+
+def flops_per_token(shape: Shape) -> float:
+    """Floating-point operations that training spends on one token: forward and backward, nothing recomputed.
+
+    Chowdhery et al., PaLM, arXiv:2204.02311, appendix B: 6 for each weight of a matrix product and
+    12 · layers · D · T for attention. What is looked up takes none.
+    """
+    parts = parameters(shape)
+    looked_up = parts["positions"] + (0 if shape.tie_embeddings else parts["embeddings"])
+    return 6.0 * (count(shape) - looked_up) + 12.0 * shape.num_layers * shape.d_model * shape.max_seq_len
+
+
+def orthogonalization_flops(shape: Shape) -> float:
+    """Operations that Muon spends on one step: five iterations of three products for each matrix of the blocks.
+
+    Jordan et al., Muon, 2024: with the sides m ≤ n of a matrix, each iteration takes 4m²n + 2m³.
+    """
+    keys = shape.d_model // shape.num_heads * shape.num_kv_heads
+    sides = 2 * [(shape.d_model, shape.d_model)] + 2 * [(keys, shape.d_model)]
+    sides += (2 + shape.gated) * [(min(shape.d_model, shape.d_ff), max(shape.d_model, shape.d_ff))]
+    return 5.0 * shape.num_layers * sum(4 * m * m * n + 2 * m**3 for m, n in sides)
+
+
+def moments_per_weight(shape: Shape, settings: Settings) -> float:
+    """How many numbers an optimizer remembers for a weight: AdamW two, Muon one, and a running mean of the weights."""
+    muon = settings["optimizer"]["optimizer_name"] == "muon"
+    spared = shape.num_layers * sum(matrices(shape)) / count(shape) if muon else 0.0
+    return 2.0 - spared + (settings["training"]["ema_decay"] is not None)
+
+
+def weight_bytes(shape: Shape) -> int:
+    """About how many bytes the weights take in a safetensors file."""
+    return _FLOAT * count(shape) + _HEADER * shape.tensors
