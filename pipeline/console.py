@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_SECONDS = 10.0  # in a log, one progress line in this time is enough to see that work goes on
 
 
+_muted = False
+
+
+def mute() -> None:
+    """Print nothing from now on: of several processes that do the same work, one speaks."""
+    global _muted  # noqa: PLW0603 - a fact about this process
+    _muted = True
+
+
 def say(text: str) -> None:
     """Print one line of information."""
-    print(text, file=sys.stderr, flush=True)
+    if not _muted:
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -58,7 +68,7 @@ class Progress:
         self._label, self._total, self._unit = label, total, unit
         self._started = self._shown = time.monotonic()
         self._first = 0
-        self._bar = _live_bar(label, total, unit) if sys.stderr.isatty() else None
+        self._bar = _live_bar(label, total, unit) if sys.stderr.isatty() and not _muted else None
 
     def start_at(self, done: int) -> None:
         """Begin from work that an earlier process did, which does not count into the rate."""

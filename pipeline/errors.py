@@ -95,6 +95,10 @@ class TrainingError(FoundryError):
     exit_code = ExitCode.TRAINING
 
 
+class LostRankError(TrainingError):
+    """Another process of the run has ended or does not answer: a consequence, whose cause that process may tell."""
+
+
 class ValidationError(FoundryError):
     """The trained model misses a budget of the spec."""
 

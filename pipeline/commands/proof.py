@@ -25,6 +25,7 @@ from pipeline import __version__
 from pipeline.console import Progress
 from pipeline.errors import FoundryError
 from pipeline.files import canonical_json, read_artefact, sha256_bytes, sha256_file, write_json
+from pipeline.spec.devices import asked_devices
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -376,7 +377,7 @@ def final_state(project: Path, spec: Spec) -> dict[str, str]:
     task = TASKS[spec.task.task_type].open(encoded, spec.section("model"))
     batches = task.batches(
         read_encoded(encoded, "train"),
-        batch_size=spec.training.batch_size,
+        batch_size=spec.training.batch_size * (asked_devices(spec.section("hardware")) or 1),
         seed=spec.reproducibility.random_seed,
     )
     epoch, cursor = divmod(progress["epoch"] * batches.per_epoch + progress["cursor"], batches.per_epoch)

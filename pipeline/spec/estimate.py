@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
+from pipeline.spec.devices import asked_devices
 from pipeline.spec.estimate_memory import (
     LARGEST_MEASURED_MB,
     MEASURED_PRECISIONS,
@@ -138,7 +139,7 @@ def steps_of(settings: Settings, text: Text) -> Steps:
 def steps_of_rows(settings: Settings, rows: int, *, held_out: bool) -> Steps:
     """The same for rows of any kind, windows or pictures; `held_out`: there are some to evaluate on."""
     training, saving = settings["training"], settings["checkpointing"]
-    batches = -(-rows // training["batch_size"])
+    batches = -(-rows // rows_of_a_batch(settings))
     per_epoch = -(-batches // training["gradient_accumulation_steps"])
     total: int = training["epochs"] * per_epoch
     if training["max_steps"] is not None:
@@ -172,6 +173,11 @@ def checkpoint_bytes(settings: Settings, shape: Shape) -> float:
     """Bytes of a checkpoint: weights and moments; the best weights are a link."""
     narrower = number_bytes(settings["hardware"]["precision"]) / _FLOAT
     return (1 + moments_per_weight(shape, settings)) * weight_bytes(shape) * narrower
+
+
+def rows_of_a_batch(settings: Settings) -> int:
+    """Sequences of a batch: `batch_size` of them for each device that the spec asks for."""
+    return int(settings["training"]["batch_size"]) * (asked_devices(settings["hardware"]) or 1)
 
 
 def _moments(total: int, periods: Sequence[int], *, last: bool = True) -> int:
@@ -323,7 +329,7 @@ def tokens_learned(settings: Settings, steps: Steps) -> int:
     training = settings["training"]
     whole, rest = divmod(steps.total, steps.per_epoch)
     batches = whole * steps.batches_per_epoch + rest * training["gradient_accumulation_steps"]
-    return int(batches * training["batch_size"] * settings["model"]["max_seq_len"])
+    return int(batches * rows_of_a_batch(settings) * settings["model"]["max_seq_len"])
 
 
 # Budgets
@@ -479,8 +485,24 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "pace": None if pace is None else asdict(pace),
         "budgets": judged(settings, text, pace),
         "bounds": {"memory": MEMORY_BOUND if execution.compiled else EAGER_MEMORY_BOUND, "time": TIME_BOUND},
-        "notes": [*notes, *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute)],
+        "notes": [
+            *notes,
+            *_of_several_devices(settings["hardware"]),
+            *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute),
+        ],
     }
+
+
+def _of_several_devices(hardware: Mapping[str, Any]) -> Iterator[str]:
+    devices = asked_devices(hardware) or 1
+    if devices == 1:
+        return
+    yield f"memory is that of each of {devices} processes; times are those of one process that does the work of all"
+    if hardware["strategy"] in ("fsdp", "fsdp_native"):
+        yield (
+            f"with fsdp a process holds a part in {devices} of the planned weights, gradients and optimizer; the first "
+            "one also holds a whole copy of the weights"
+        )
 
 
 def _beyond_what_was_measured(peak_mb: float, precision: str, *, recompute: bool) -> Iterator[str]:

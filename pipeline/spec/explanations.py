@@ -284,8 +284,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {device: cpu, devices: auto}\n",
     ),
     "E0411": Explanation(
-        "`dp` copies the model to the devices of one process, so it ends at the machine. `ddp` starts a process for "
-        "each device and crosses machines.",
+        "`dp` is an old name for training on the devices of one machine, and is run as `ddp` there. `ddp` itself "
+        "crosses machines.",
         "hardware: {strategy: dp, num_nodes: 2}\n",
         "hardware: {strategy: ddp, num_nodes: 2}\n",
     ),
@@ -570,7 +570,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "export: {quantization: null}\n",
     ),
     "W0104": Explanation(
-        "`ddp`, `fsdp_native` and `dp` spread training over devices. With one device they only add overhead.",
+        "`ddp`, `fsdp` and `dp` spread training over devices. With one device it runs in one process, as with `auto`.",
         "hardware: {strategy: ddp, devices: 1}\n",
         "hardware: {strategy: auto, devices: 1}\n",
     ),

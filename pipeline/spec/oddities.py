@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.spec.rule import Finding, Rule
 
 _FLOAT32 = ("32-true", "32")
-_SPREADING = ("ddp", "fsdp_native", "dp")
+_SPREADING = ("ddp", "fsdp", "fsdp_native", "dp")
 
 # GPT-3 (Brown et al. 2020, table 2.1) takes 6e-4 at width 768 and 1.2e-4 at width 4096: rate x width is 0.3 to 0.7 over
 # all its sizes, and 0.38 in the shipped experiment. Five times their middle is more than a guess that went a bit wide.

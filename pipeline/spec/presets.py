@@ -19,7 +19,7 @@ from pipeline.spec.check import check
 from pipeline.spec.diagnose import SpecError
 from pipeline.spec.document import dotted, read_document
 from pipeline.spec.edit import Assignment, parse_assignment
-from pipeline.spec.estimate import plan, steps_of, text_of_bytes
+from pipeline.spec.estimate import plan, rows_of_a_batch, steps_of, text_of_bytes
 from pipeline.spec.estimate_model import count, flops_per_token, shape_of
 from pipeline.spec.holes import fill, has_type
 from pipeline.spec.nearest import closest
@@ -219,7 +219,7 @@ def estimate_of(spec: Spec) -> Estimate:
         source="the corpus that needs no files",
     )
     shape, training = shape_of(settings["model"], tokenizer["vocab_size"]), settings["training"]
-    a_step = training["batch_size"] * training["gradient_accumulation_steps"] * settings["model"]["max_seq_len"]
+    a_step = rows_of_a_batch(settings) * training["gradient_accumulation_steps"] * settings["model"]["max_seq_len"]
     tokens = min(steps_of(settings, text).total * a_step, training["epochs"] * text.train_tokens)
     memory = plan(settings, text, None)["memory_mb"]["peak_rss"]
     return Estimate(count(shape), tokens, tokens * flops_per_token(shape), memory)

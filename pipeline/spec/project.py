@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import FoundryError
 from pipeline.paths import REPORTS
 from pipeline.spec.combinations import combinations_are_experiments
+from pipeline.spec.devices import asked_devices
 from pipeline.spec.document import value_at
 from pipeline.spec.rule import Finding, InnerRule, Rule
 
@@ -89,6 +90,8 @@ def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it read
     batch_size: int,
     gradient_accumulation_steps: int,
     max_seq_len: int,
+    devices: int | str | list[int] | None,
+    num_nodes: int,
     tokenizer_type: str,
     vocab_size: int,
     *corpus: Any,
@@ -97,12 +100,13 @@ def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it read
     tokens = project.training_tokens(tokenizer_type, vocab_size)
     if tokens is None or project.training_characters(*corpus) is None:
         return None
-    sequences, step = -(-tokens // max_seq_len), batch_size * gradient_accumulation_steps
+    shares = asked_devices({"devices": devices, "num_nodes": num_nodes}) or 1
+    sequences, step = -(-tokens // max_seq_len), batch_size * gradient_accumulation_steps * shares
     if step <= sequences:
         return None
     message = (
-        f"a step takes {step} sequences (batch_size x gradient_accumulation_steps), but the training split has"
-        f" {sequences} of {max_seq_len} tokens ({REPORTS / 'tokenizer.json'})"
+        f"a step takes {step} sequences (batch_size x gradient_accumulation_steps x devices), but the training split"
+        f" has {sequences} of {max_seq_len} tokens ({REPORTS / 'tokenizer.json'})"
     )
     return message, "lower batch_size or gradient_accumulation_steps"
 
@@ -130,7 +134,7 @@ PROJECT_RULES: dict[str, tuple[Rule, ...]] = {
             "W0113",
             (
                 "training.batch_size", "training.gradient_accumulation_steps", "model.max_seq_len",
-                "tokenizer.tokenizer_type", "tokenizer.vocab_size", *_CORPUS,
+                "hardware.devices", "hardware.num_nodes", "tokenizer.tokenizer_type", "tokenizer.vocab_size", *_CORPUS,
             ),
             batch_fits_an_epoch,
         ),

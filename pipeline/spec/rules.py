@@ -125,10 +125,10 @@ def numbered_devices_are_graphics_processors(devices: object, device: str) -> Fi
 
 
 def one_process_stays_on_one_machine(strategy: str | None, num_nodes: int) -> Finding:
-    """`dp` copies the model inside one process."""
+    """`dp` ends at the machine."""
     if strategy != "dp" or num_nodes == 1:
         return None
-    return f"strategy dp works inside one process and cannot use {num_nodes} machines", "set strategy to ddp"
+    return f"strategy dp stays on one machine and cannot use {num_nodes}", "set strategy to ddp"
 
 
 PICTURE_KINDS = ("digits", "image_folder")  # of dataset.source
@@ -438,19 +438,6 @@ _EXPERIMENT_UNSUPPORTED = (
         "training starts from random weights only",
         "set it to null; an interrupted run goes on by itself",
     ),
-    Unsupported(
-        "hardware.strategy",
-        lambda name: name not in ("auto", None),
-        "training runs in one process",
-        "set it to auto",
-    ),
-    Unsupported(
-        "hardware.devices",
-        lambda devices: isinstance(devices, list) or devices not in ("auto", None, 1),
-        "training runs on one device",
-        "set it to auto",
-    ),
-    Unsupported("hardware.num_nodes", lambda count: count > 1, "training runs on one machine", "set it to 1"),
     Unsupported(
         "export.quantization", lambda kind: kind is not None, "every format is written in float32", "set it to null"
     ),

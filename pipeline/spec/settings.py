@@ -160,7 +160,7 @@ class HardwareSettings(TypedDict, total=False):
     compile_fullgraph: bool
     compile_dynamic: bool
     num_threads: int | None
-    strategy: Literal["auto", "ddp", "fsdp_native", "dp"] | None
+    strategy: Literal["auto", "ddp", "fsdp", "fsdp_native", "dp"] | None
     devices: int | str | list[int] | None
     num_nodes: int
 
@@ -321,7 +321,7 @@ class FlatSettings(TypedDict, total=False):
     compile_fullgraph: bool
     compile_dynamic: bool
     num_threads: int | None
-    strategy: Literal["auto", "ddp", "fsdp_native", "dp"] | None
+    strategy: Literal["auto", "ddp", "fsdp", "fsdp_native", "dp"] | None
     devices: int | str | list[int] | None
     num_nodes: int
     save_every_n_steps: int | None

@@ -47,6 +47,7 @@ CODE_OF = {
         "pipeline/data/picture_files.py",
         "pipeline/data/tokenizer.py",
         "pipeline/models",
+        "pipeline/stages/launch.py",
         "pipeline/stages/train.py",
         "pipeline/stages/train_memory.py",
         "pipeline/stages/train_record.py",

@@ -18,9 +18,18 @@ from typing import Any, NoReturn
 
 import click
 
-from pipeline import console
-from pipeline.errors import EXIT_CODE_OF, ExitCode, FoundryError, Interrupted, Preempted, is_disk_full, is_out_of_memory
-from pipeline.files import write_artefact
+from pipeline import console, ranks
+from pipeline.errors import (
+    EXIT_CODE_OF,
+    ExitCode,
+    FoundryError,
+    Interrupted,
+    LostRankError,
+    Preempted,
+    is_disk_full,
+    is_out_of_memory,
+)
+from pipeline.files import write_artefact, write_json
 from pipeline.paths import status_file
 from pipeline.spec import Spec, SpecError, load_spec, require_supported
 
@@ -45,9 +54,12 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
     """Run a stage's work on a checked spec, and end the process as the exit code table says.
 
     DVC reports every failed stage as 255, so the outcome also goes to `.work/status/<stage>.json`,
-    where `foundry run` reads it.
+    where `foundry run` reads it. Of several processes that train together, the first one speaks for all, unless the
+    stage itself has started them.
     """
     die_with_parent()
+    if ranks.rank() > 0:
+        console.mute()
     signal.signal(signal.SIGTERM, _preempt)
     started = time.monotonic()
     try:
@@ -88,7 +100,7 @@ def _is_orphan() -> bool:
     parent = os.getppid()
     if parent != _PARENT_AT_START:
         return True
-    if "DVC_STAGE" not in os.environ:
+    if "DVC_STAGE" not in os.environ or ranks.is_rank():  # ranks have sessions of their own
         return False
     # DVC starts a stage in its own process group; a process that adopts orphans (init, a subreaper) is in another.
     try:
@@ -129,19 +141,31 @@ def _explain(error: OSError) -> FoundryError:
 
 def _fail(name: str, error: FoundryError, started: float) -> NoReturn:
     code = exit_code(name, error)
+    if ranks.is_rank():
+        _tell_launcher(error, code)
     try:
         _write_status(name, phase="failed", code=code, started=started, error=error)
     except OSError:  # for example the full disk that is being reported
         console.show_error(error)
         sys.exit(code)
-    if not os.environ.get("FOUNDRY_RUN"):  # `foundry run` ends with the message, from the status
+    # `foundry run` ends with the message, from the status, and so does a stage that has started ranks.
+    if not os.environ.get("FOUNDRY_RUN") and not ranks.has_stage_above():
         console.show_error(error)
     sys.exit(code)
+
+
+def _tell_launcher(error: FoundryError, code: ExitCode) -> None:
+    """Leave word where torchrun looks for it, in its form and with what a stage above needs to answer for us."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": str(error), "timestamp": int(time.time()), "hint": error.hint, "code": int(code)}
+        write_json(Path(path), {**told, "is_cause": not isinstance(error, LostRankError)})
 
 
 def _write_status(
     name: str, *, phase: str, code: ExitCode | None, started: float, error: FoundryError | None = None
 ) -> None:
+    if ranks.rank() > 0 or ranks.has_stage_above():
+        return
     status: dict[str, Any] = {
         "format_version": 1,
         "stage": name,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
 
+from pipeline import ranks
 from pipeline.paths import DEFAULT_SPEC, work_dir
 from pipeline.stages.door import StageCommand, stage
+from pipeline.stages.launch import arrangement_of, launch
 
 
 @click.command(cls=StageCommand)
@@ -22,6 +25,9 @@ def main(spec_path: Path, keep_run: bool, exact: bool) -> None:
     with stage("train", spec_path) as spec:
         # Beside the checkpoints, so that a resumed run finds its compiled kernels.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((work_dir() / "compiled").resolve()))
+        if not ranks.is_rank() and (arrangement := arrangement_of(spec)).strategy != "single":
+            launch(arrangement, sys.argv[1:], num_nodes=spec.hardware.num_nodes)
+            return
         from pipeline.stages.train_run import build  # imports torch, which reads the above
 
         build(spec, keep_run=keep_run, exact=exact)

@@ -136,6 +136,22 @@ class Record:
         self._file.flush()
 
 
+class Follower:
+    """Receives the events in a rank that keeps no record, and takes part in what needs all ranks.
+
+    Args:
+        sample: as for `Record`.
+    """
+
+    def __init__(self, sample: Callable[[], object]) -> None:
+        self._sample = sample
+
+    def __call__(self, event: Event) -> None:
+        """Take part."""
+        if isinstance(event, EpochDone):
+            self._sample()
+
+
 def _skipped(event: StepSkipped) -> str:
     where = "" if event.rolled_back_to is None else f"; going on with the weights of step {event.rolled_back_to}"
     return f"step {event.step}: the {event.flaw} is not a finite number, the step is not taken{where}"

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import __version__, console
 from pipeline.data.encoded import beside_model
 from pipeline.files import manifest_hash, output_folder, write_artefact
+from pipeline.models.model import Model
 from pipeline.models.store import BEST, FINAL, copy_weights, save_model
 from pipeline.paths import OUTPUT_OF, REPORTS
 from pipeline.spec import Spec, stage_values
@@ -45,6 +46,7 @@ def training_metrics(
         "spec_hash": spec.hash(),
         "configuration": spec.to_dict(),
         "execution": setup.execution.to_dict(),
+        "world": setup.describe_world(),
         "final_metrics": {
             "best_val_loss": progress.best_val_loss,
             "best_step": progress.best_step,
@@ -72,7 +74,7 @@ def training_metrics(
 
 
 def write_model(
-    spec: Spec, setup: Setup, result: Result, *, encoded: Path, metrics: dict[str, Any], record: Record
+    spec: Spec, setup: Setup, result: Result, *, model: Model, encoded: Path, metrics: dict[str, Any], record: Record
 ) -> None:
     """Write `artifacts/model/` and the reports, and say how training went.
 
@@ -80,6 +82,7 @@ def write_model(
         spec: the experiment.
         setup: of the run.
         result: of the loop.
+        model: with the last weights, whole.
         encoded: the output folder of the tokenizer stage.
         metrics: of `training_metrics`.
         record: that received the events of the run.
@@ -108,7 +111,7 @@ def write_model(
         inputs={"tokenizer": manifest_hash(encoded)},
         spec_hash=spec.hash(),
     ) as folder:
-        save_model(folder, in_float32(setup.model), description, weights=FINAL)
+        save_model(folder, in_float32(model), description, weights=FINAL)
         copy_weights(result.best_weights or folder / FINAL, folder / BEST)
         if spec.checkpointing.keep_best_only:
             (folder / FINAL).unlink()

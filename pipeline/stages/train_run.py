@@ -6,13 +6,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline import console
+from pipeline import console, ranks
 from pipeline.errors import FoundryError
 from pipeline.files import canonical_json, manifest_hash, sha256_bytes, sha256_file, verify_manifest
 from pipeline.paths import OUTPUT_OF, work_dir
@@ -20,15 +21,17 @@ from pipeline.revision import revision
 from pipeline.spec import Spec, stage_values
 from pipeline.spec.saves import schedule_of
 from pipeline.stages import CODE_OF
+from pipeline.stages.launch import arrangement_of
 from pipeline.stages.train_memory import estimate_of_shortage
-from pipeline.stages.train_record import Record
+from pipeline.stages.train_record import Follower, Record
 from pipeline.stages.train_result import now, training_metrics, write_model
 from pipeline.stages.train_setup import Setup, set_up
 from pipeline.stages.train_signals import listen_for_signals
 from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
+from pipeline.training.distributed import agreed, join
 from pipeline.training.earlier import why_afresh
-from pipeline.training.exact import require_same_execution
+from pipeline.training.exact import require_same_execution, require_same_processes
 from pipeline.training.loop import train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
 from pipeline.training.precision import PRECISIONS, in_float32
@@ -49,25 +52,35 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
         exact: do not go on with a run whose last bits this process would not reproduce; else it only warns.
     """
     started = time.monotonic()
+    arrangement = arrangement_of(spec)
+    if not ranks.has_stage_above():
+        for warning in arrangement.warnings:
+            console.warn(warning)
     source = OUTPUT_OF["tokenizer"]
     verify_manifest(source, rebuild="foundry run --from tokenizer --force")
     mark = fingerprint(spec, inputs={"tokenizer": manifest_hash(source)})
     run_folder = work_dir() / "runs" / mark[:16]  # 64 bits: plenty to tell the runs of one machine apart
-    stop = listen_for_signals()
-    with locked(run_folder):
+    world = join(arrangement, strategy=spec.hardware.strategy, seed=spec.reproducibility.random_seed)
+    stop = listen_for_signals(world)
+    with locked(run_folder) if world.is_first else nullcontext():
+        world.from_first(lambda: None)  # the others wait for the lock, too
         checkpoint, problems = newest_checkpoint(run_folder)
+        agreed(world, checkpoint and checkpoint.step, "checkpoints")
         for problem in problems:
             console.warn(problem)
         if checkpoint is None and (reason := why_afresh(spec, run_folder)):
             console.say(reason)
-        setup = set_up(spec, source, checkpoint)
+        shares = arrangement.shares or (checkpoint.state["world"]["devices"] if checkpoint else world.size)
+        setup = set_up(spec, source, checkpoint, world=world, shares=shares)
         if checkpoint is not None and exact:
             require_same_execution(setup.execution, checkpoint.state["execution"])
+            require_same_processes(world.size, checkpoint.state["world"])
         with estimate_of_shortage(spec, setup):
             scheduled = _train(
                 spec, setup, source, run_folder, checkpoint, stop=stop, mark=mark, started=started, keep_run=keep_run
             )
-        if keep_run:
+        world.leave()
+        if keep_run or not world.is_first:
             return
         if scheduled:
             prune(run_folder, keep={*scheduled, max(checkpoints_in(run_folder))})
@@ -104,6 +117,7 @@ def _train(
     keep_run: bool,
 ) -> tuple[int, ...]:
     """Train and write what comes of it; returns the scheduled steps."""
+    world = setup.world
     optimizer = _optimizer(spec, setup)
     judged = mean_weights(setup.model, optimizer)  # around each function that looks at what the model is worth
     _announce(spec, setup, checkpoint)
@@ -118,13 +132,19 @@ def _train(
     quiet = spec.logging.console_level != "info"
     with console.progress("train", setup.total_steps, "steps") as shown:
         shown.start_at(checkpoint.step if checkpoint else 0)
-        record = Record(
-            run_folder / "record.jsonl",
-            resumed_step=checkpoint.step if checkpoint else 0,
-            log_every_n_steps=spec.logging.log_every_n_steps,
-            sample=judged(partial(_sample, spec, setup)),
-            shown=None if quiet else shown,
+        sample = judged(partial(_sample, spec, setup))
+        record = (
+            Record(
+                run_folder / "record.jsonl",
+                resumed_step=checkpoint.step if checkpoint else 0,
+                log_every_n_steps=spec.logging.log_every_n_steps,
+                sample=sample,
+                shown=None if quiet else shown,
+            )
+            if world.is_first
+            else None
         )
+        emit = record or Follower(sample)
         saver = Saver(
             run_folder=run_folder,
             model=setup.model,
@@ -139,9 +159,11 @@ def _train(
                 "fingerprint": mark,
                 "spec": spec.to_dict(),
                 "execution": setup.execution.to_dict(),
+                "world": setup.describe_world(),
             },
             metadata={"run_id": identity["run_id"], **_metadata(spec, setup, encoded, steps_per_epoch=steps_per_epoch)},
-            emit=record,
+            emit=emit,
+            world=world,
         )
         result = train(
             model=setup.model,
@@ -160,13 +182,18 @@ def _train(
             eval_every_n_steps=spec.training.eval_every_n_steps,
             patience=spec.training.early_stopping_patience,
             min_delta=spec.training.early_stopping_min_delta,
-            emit=record,
+            emit=emit,
             stop=stop,
             started=started,
+            rows=setup.rows,
+            world=world,
         )
-        record.close()
-    metrics = training_metrics(spec, setup, result, identity=identity, record=record)
-    judged(write_model)(spec, setup, result, encoded=encoded, metrics=metrics, record=record)
+    with mean_weights(setup.model, optimizer):
+        model = world.whole(setup.model)
+        if record is not None:
+            record.close()
+            metrics = training_metrics(spec, setup, result, identity=identity, record=record)
+            write_model(spec, setup, result, model=model, encoded=encoded, metrics=metrics, record=record)
     return scheduled
 
 
@@ -180,7 +207,7 @@ def _metadata(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) 
         "git": revision(Path.cwd()),
         "parameters": sum(parameter.numel() for parameter in setup.model.parameters()),
         "tokens_per_step": round(setup.batches.targets_per_epoch / steps_per_epoch),
-        "effective_batch": spec.training.batch_size * spec.training.gradient_accumulation_steps,
+        "effective_batch": spec.training.batch_size * setup.shares * spec.training.gradient_accumulation_steps,
     }
 
 
@@ -216,26 +243,39 @@ def _announce(spec: Spec, setup: Setup, checkpoint: Checkpoint | None) -> None:
     execution = setup.execution
     parameters = sum(parameter.numel() for parameter in setup.model.parameters())
     how = f"{execution.precision}, {'compiled' if execution.compile_mode else 'eager'}"
+    if setup.world.size > 1:
+        how += f", {setup.world.strategy}"
     console.say(
         f"training {spec.model.model_name}: {parameters:,} parameters, {setup.batches.targets_per_epoch:,} targets an "
-        f"epoch, {setup.total_steps:,} steps on {execution.device} with {execution.num_threads} threads ({how})"
+        f"epoch, {setup.total_steps:,} steps on {execution.device} with {_workers(setup)} ({how})"
     )
     if checkpoint is None:
         return
     console.say(f"resuming after step {checkpoint.step} of {setup.total_steps}")
     for difference in execution.differences(checkpoint.state["execution"]):
         console.warn(f"this process executes differently, so the last bits of the weights can differ: {difference}")
+    before, now_ = checkpoint.state["world"]["processes"], setup.world.size
+    if before != now_:
+        console.warn(f"{now_} processes go on with what {before} began: the same batches, but other last bits")
+
+
+def _workers(setup: Setup) -> str:
+    threads = f"{setup.execution.num_threads} threads"
+    return threads if setup.world.size == 1 else f"{setup.world.size} processes of {threads}"
 
 
 def _sample(spec: Spec, setup: Setup) -> list[dict[str, str]]:
-    """What the model makes of the spec's prompts, from a generator of its own."""
-    setup.model.eval()
+    """What the model makes of the spec's prompts, from a generator of its own. All ranks call this together."""
+    model = setup.world.whole(setup.model)
+    if not setup.world.is_first:
+        return []
+    model.eval()
     samples = setup.task.samples(
-        in_float32(setup.model),
+        in_float32(model),
         spec.logging.sample_prompts,
         max_new_tokens=spec.logging.sample_max_new_tokens,
         temperature=spec.logging.sample_temperature,
         seed=spec.reproducibility.random_seed,
     )
-    setup.model.train()
+    model.train()
     return [{"prompt": sample.prompt, "text": sample.text} for sample in samples]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.tasks.table import TASKS
 from pipeline.tasks.task import Task
 from pipeline.training import hardware
 from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.distributed import World, share_of_threads
 from pipeline.training.hardware import Execution, choose_execution
 from pipeline.training.loop import planned_steps
 from pipeline.training.precision import arithmetic, convert_weights, in_float32
@@ -43,6 +44,9 @@ class Setup:
         total_steps: optimizer steps of the whole run.
         execution: device, precision, threads, and the compile mode that really runs.
         loss: the tensors of a batch → the sum of the loss, at the run's precision, compiled if the run compiles.
+        rows: most rows of a micro-batch; None takes a rank's part of a batch at once.
+        world: the ranks that train together.
+        shares: devices whose rows make up a batch, whatever the number of ranks.
     """
 
     task: Task
@@ -53,22 +57,39 @@ class Setup:
     total_steps: int
     execution: Execution
     loss: Callable[..., Tensor]
+    rows: int | None
+    world: World
+    shares: int
 
     def evaluate(self) -> dict[str, float]:
-        """The metrics of the validation split, in float32 whatever the training precision."""
-        self.model.eval()
-        found = self.task.evaluate(in_float32(self.model), self.held_out)
-        self.model.train()
+        """The metrics of the validation split, in float32 whatever the training precision.
+
+        All ranks call this together. The first one does the work, so that the figures are those of one process, bit
+        for bit; the others wait.
+        """
+        model = self.world.whole(self.model)
+        return self.world.from_first(partial(self._evaluate, model))
+
+    def _evaluate(self, model: Model) -> dict[str, float]:
+        model.eval()
+        found = self.task.evaluate(in_float32(model), self.held_out)
+        model.train()
         return found.to_dict()
 
+    def describe_world(self) -> dict[str, Any]:
+        """How training is spread, for checkpoints and reports."""
+        return {"strategy": self.world.strategy, "processes": self.world.size, "devices": self.shares}
 
-def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
+
+def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None, *, world: World, shares: int) -> Setup:
     """Build a run.
 
     Args:
         spec: the experiment.
         encoded: the verified output folder of its tokenizer stage.
         checkpoint: that the run will go on from; what was measured then is not measured again.
+        world: the ranks that train together.
+        shares: devices whose rows make up a batch.
 
     Raises:
         TrainingError: this machine cannot do what the spec insists on.
@@ -80,7 +101,7 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
     hardware.keep_freed_memory()
     _seed_everything(seed)
 
-    task, arguments, batches = open_task(spec, encoded)
+    task, arguments, batches = open_task(spec, encoded, shares=shares)
     model = build_model(arguments)
     total_steps = planned_steps(
         batches_per_epoch=batches.per_epoch,
@@ -88,18 +109,21 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
         epochs=training.epochs,
         max_steps=training.max_steps,
     )
-    rows_per_step = training.batch_size * training.gradient_accumulation_steps
-    execution = _execution(spec, flops=model.flops_per_row() * rows_per_step * total_steps, checkpoint=checkpoint)
+    rows_per_step = training.batch_size * shares * training.gradient_accumulation_steps
+    flops = model.flops_per_row() * rows_per_step * total_steps
+    execution = _execution(spec, flops=flops, checkpoint=checkpoint, world=world)
     if execution.device == "cuda":
         hardware.multiply_in_tf32(spec.hardware.use_tf32)
     model.recompute = spec.hardware.use_gradient_checkpointing
     convert_weights(model, execution.precision)
     model.to(execution.device).train()
+    world.spread(model)
+    rows = training.batch_size if training.batch_size < world.largest_share(training.batch_size * shares) else None
     loss, execution = prepare_loss(
         partial(task.loss, model),
         model,
         execution,
-        batches,
+        [tensor[:rows] for tensor in map(world.share, batches.batch(0, 0))],
         fullgraph=spec.hardware.compile_fullgraph,
         dynamic=spec.hardware.compile_dynamic,
         insist=spec.hardware.compile_mode not in ("auto", None),
@@ -113,21 +137,26 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None) -> Setup:
         total_steps=total_steps,
         execution=execution,
         loss=loss,
+        rows=rows,
+        world=world,
+        shares=shares,
     )
 
 
-def open_task(spec: Spec, encoded: Path) -> tuple[Task, dict[str, Any], BatchSource]:
+def open_task(spec: Spec, encoded: Path, *, shares: int) -> tuple[Task, dict[str, Any], BatchSource]:
     """The task of a spec, the arguments of its model's class, and the batches of the training split.
 
     Args:
         spec: the experiment.
         encoded: the verified output folder of its tokenizer stage.
+        shares: devices, each of which puts `training.batch_size` rows into a batch.
     """
     task_type = TASKS[spec.task.task_type]
     split = read_encoded(encoded, "train")
     arguments = arguments_of(spec.section("model"), task_type.sizes(split.metadata))
     task = task_type.open(encoded, arguments)
-    batches = task.batches(split, batch_size=spec.training.batch_size, seed=spec.reproducibility.random_seed)
+    rows = spec.training.batch_size * shares
+    batches = task.batches(split, batch_size=rows, seed=spec.reproducibility.random_seed)
     return task, arguments, batches
 
 
@@ -137,25 +166,28 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _execution(spec: Spec, *, flops: float, checkpoint: Checkpoint | None) -> Execution:
+def _execution(spec: Spec, *, flops: float, checkpoint: Checkpoint | None, world: World) -> Execution:
+    """What every rank executes on; what has to be measured, the first one measures for all."""
     if spec.hardware.compile_mode == "auto" and hardware.worth_compiling(flops) and not hardware.has_compiler():
         console.warn("without a C++ compiler the model is not compiled and trains slower: install g++")
-    return choose_execution(
+    choose = partial(
+        choose_execution,
         device=spec.hardware.device,
         precision=spec.hardware.precision,
         use_amp=spec.hardware.use_amp,
-        compile_mode=spec.hardware.compile_mode,
-        num_threads=spec.hardware.num_threads,
+        compile_mode=None if world.strategy == "fsdp" else spec.hardware.compile_mode,
+        num_threads=spec.hardware.num_threads or share_of_threads(hardware.usable_processors()),
         flops=flops,
-        earlier=checkpoint.state["execution"] if checkpoint else None,
     )
+    earlier = checkpoint.state["execution"] if checkpoint else None
+    return choose(earlier=world.from_first(lambda: choose(earlier=earlier).to_dict()))
 
 
 def prepare_loss(
     loss: Callable[..., Tensor],
     model: Model,
     execution: Execution,
-    batches: BatchSource,
+    example: Sequence[Tensor],
     *,
     fullgraph: bool,
     dynamic: bool,
@@ -167,7 +199,7 @@ def prepare_loss(
         loss: the tensors of a batch → the sum of its loss.
         model: that it computes with.
         execution: what the run executes on.
-        batches: the first one is what compilation is tried on.
+        example: a micro-batch, on which compilation is tried.
         fullgraph: see torch.compile, as for the next.
         dynamic: shapes may change.
         insist: a compiler that does not work is an error, not a warning.
@@ -187,7 +219,7 @@ def prepare_loss(
     compiled = torch.compile(plain, mode=execution.compile_mode, fullgraph=fullgraph, dynamic=dynamic)
     try:
         with torch.random.fork_rng():  # a trial must leave no trace in the run
-            trial = compiled(*(tensor.to(execution.device) for tensor in batches.batch(0, 0)))
+            trial = compiled(*(tensor.to(execution.device) for tensor in example))
             trial.backward()  # type: ignore[no-untyped-call]
     except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:  # noqa: SLF001
         reason = str(error).strip().splitlines()[0]

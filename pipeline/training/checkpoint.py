@@ -26,6 +26,7 @@ from pipeline import __version__
 from pipeline.errors import ArtifactError, TrainingError, is_disk_full
 from pipeline.files import read_artefact, sync_folder, verify_manifest, write_artefact, write_manifest
 from pipeline.training.averaging import mean_state
+from pipeline.training.distributed import ALONE, World
 from pipeline.training.run_folder import METADATA, checkpoint_folder, checkpoints_in, remove, unfinished_folder
 
 STATE_FORMAT = METADATA_FORMAT = 1
@@ -73,8 +74,12 @@ def save_checkpoint(
     state: dict[str, Any],
     metadata: Mapping[str, Any],
     best: Path | None,
+    world: World = ALONE,
 ) -> Path:
     """Write a checkpoint of this very moment; it appears under its name only when all of it is on disk.
+
+    All ranks call this together. The first one writes the whole weights and moments, so that a checkpoint says nothing
+    about how many there are; the others wait until it is there.
 
     Args:
         run_folder: of a lock that is held. A run never saves a step twice; if it did, the newer one would stay.
@@ -84,17 +89,38 @@ def save_checkpoint(
         metadata: what a person wants to know about it; metadata.json holds it, with the versions.
         best: weights of the best model so far; None when it is the model being saved: its running mean of the weights
             where there is one, else the weights.
+        world: the ranks.
 
     Raises:
         TrainingError: a weight is not finite, or the disk has no room; nothing is left behind.
     """
-    weights, moments = model.state_dict(), _moments(model, optimizer)
+    weights = {name: world.whole_tensor(tensor) for name, tensor in model.state_dict().items()}
+    moments = _moments(model, optimizer, world)
+    means = {name: world.whole_tensor(tensor) for name, tensor in mean_state(model, optimizer).items()}
+    return Path(
+        world.from_first(
+            lambda: str(
+                _write(run_folder, weights, moments=moments, means=means, state=state, metadata=metadata, best=best)
+            )
+        )
+    )
+
+
+def _write(
+    run_folder: Path,
+    weights: dict[str, Tensor],
+    *,
+    moments: dict[str, Tensor],
+    means: dict[str, Tensor],
+    state: dict[str, Any],
+    metadata: Mapping[str, Any],
+    best: Path | None,
+) -> Path:
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"the weight {name} is not finite", hint="lower training.learning_rate")
     target = checkpoint_folder(run_folder, state["step"])
     unfinished = unfinished_folder(run_folder, state["step"])
-    means = mean_state(model, optimizer) if best is None else {}
     needed = sum(tensor.nbytes for tensors in (weights, moments, means) for tensor in tensors.values()) + _TEXT_BYTES
     with _room_for(needed, run_folder):
         unfinished.mkdir()
@@ -105,7 +131,7 @@ def save_checkpoint(
             write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
             versions = {"format_version": METADATA_FORMAT, "toolkit_version": __version__}
             write_artefact(unfinished / METADATA, "checkpoint_metadata", {**versions, **metadata})
-            if means:
+            if best is None and means:
                 save_file(means, unfinished / _BEST)
             else:
                 _link(best or unfinished / _WEIGHTS, unfinished / _BEST)
@@ -164,9 +190,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> None:
     """Put a checkpoint's weights, moments and random states into place, the random states last."""
-    model.load_state_dict(checkpoint.weights)
+    own = model.state_dict()
+    model.load_state_dict({name: world.as_part(tensor, own[name]) for name, tensor in checkpoint.weights.items()})
     optimizer.state.clear()  # there may be moments that the checkpoint is older than
     held: dict[str, dict[str, Tensor]] = {}
     for key, tensor in checkpoint.moments.items():
@@ -175,7 +204,7 @@ def restore(checkpoint: Checkpoint, *, model: nn.Module, optimizer: torch.optim.
     for name, parameter in model.named_parameters():
         if state := held.get(name):  # else no step had been taken
             # The fused kernel keeps the step on the device, too.
-            optimizer.state[parameter] = {kind: tensor.to(parameter.device) for kind, tensor in state.items()}
+            optimizer.state[parameter] = {kind: world.as_part(tensor, parameter) for kind, tensor in state.items()}
     _restore_random_states(checkpoint.random)
 
 
@@ -187,9 +216,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> dict[str, Tensor]:
     return {
-        f"{kind}:{name}": tensor
+        f"{kind}:{name}": world.whole_tensor(tensor)
         for name, parameter in model.named_parameters()
         for kind, tensor in optimizer.state.get(parameter, {}).items()
     }

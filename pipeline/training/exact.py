@@ -39,3 +39,20 @@ def require_same_execution(now: Execution, earlier: Mapping[str, Any]) -> None:
         f"this process executes otherwise than the one that began the run: {'; '.join(differences)}",
         hint=f"{'; '.join(remedies)}; or go on without --exact: then the last bits of the weights can differ",
     )
+
+
+def require_same_processes(now: int, earlier: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose gradients another number of processes would add up in another order.
+
+    Args:
+        now: processes that train together.
+        earlier: the `world` of the run's checkpoint.
+
+    Raises:
+        TrainingError: they were more or fewer.
+    """
+    if now != earlier["processes"]:
+        raise TrainingError(
+            f"{now} processes would go on with what {earlier['processes']} began",
+            hint=f"start {earlier['processes']}; or go on without --exact: then the last bits can differ",
+        )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
 from pipeline.training.checkpoint import Checkpoint, restore
+from pipeline.training.distributed import ALONE, World
 from pipeline.training.events import Event, LossScaleLowered, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
 from pipeline.training.finite import require_finite
 from pipeline.training.optimizer import set_learning_rate
@@ -68,6 +69,8 @@ def train(
     emit: Callable[[Event], None],
     stop: Callable[[], FoundryError | None],
     started: float,
+    rows: int | None = None,
+    world: World = ALONE,
 ) -> Result:
     """Train a model to the end, or until asked to stop.
 
@@ -95,12 +98,15 @@ def train(
         emit: receives every event.
         stop: asked after each step; an error it returns is raised once a checkpoint is saved.
         started: `time.monotonic()` of when this process began to work on the run.
+        rows: most rows of a micro-batch; None takes this rank's part of a batch at once.
+        world: the ranks that train together. All of them call this with the same arguments; evaluations and stops are
+            agreed on by the callables, events are for the first rank.
 
     Raises:
         TrainingError: the loss or a gradient is not finite and the policy or its patience ends the run; or memory does
             not suffice for a single row.
     """
-    progress = _resumed(checkpoint, model, optimizer)
+    progress = _resumed(checkpoint, model, optimizer, world)
     earlier = progress.seconds
     saver.begin(checkpoint, progress)
 
@@ -116,9 +122,10 @@ def train(
         batches,
         loss_sum,
         max_grad_norm=max_grad_norm,
-        rows=progress.micro_batch_rows,
+        rows=progress.micro_batch_rows or rows,
         on_smaller=shrunk,
         scale=scale,
+        world=world,
     )
     while progress.step < total_steps and not progress.stopped_early:
         began = time.monotonic()
@@ -176,11 +183,13 @@ def train(
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
 
 
-def _resumed(checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _resumed(
+    checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> Progress:
     """Where a run stands, with everything else in its place."""
     if checkpoint is None:
         return Progress()
-    restore(checkpoint, model=model, optimizer=optimizer)
+    restore(checkpoint, model=model, optimizer=optimizer, world=world)
     return Progress(**checkpoint.state["progress"])
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.errors import ArtifactError
 from pipeline.training.checkpoint import Checkpoint, best_weights, newest_checkpoint, restore, save_checkpoint
+from pipeline.training.distributed import ALONE, World
 from pipeline.training.events import CheckpointSaved, Event
 from pipeline.training.progress import Progress
 from pipeline.training.run_folder import checkpoints_in, prune, read_metadata, steps_kept
@@ -38,6 +39,7 @@ class Saver:
         monitor: what makes a checkpoint good: `train_loss`, or a metric that steps have which were evaluated.
         mode: whether the lowest (`min`) or the highest (`max`) are the best.
         last: whether there must be a checkpoint of the last step.
+        world: the ranks, which all save together; the first one writes.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Saver:
         monitor: str = "val_loss",
         mode: str = "min",
         last: bool = False,
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         self._folder, self._model, self._optimizer = run_folder, model, optimizer
         self._total, self._scheduled = total_steps, frozenset(scheduled)
         self._every_n_steps, self._every_n_epochs = every_n_steps, every_n_epochs
@@ -78,13 +82,16 @@ class Saver:
         What is newer than the checkpoint that training goes on from is damaged, and goes.
         """
         if checkpoint is None:
-            prune(self._folder, keep=())
+            if self._world.is_first:
+                prune(self._folder, keep=())
             if 0 in self._scheduled:
                 self.save(progress, is_best=False)
             return
-        earlier = {step: folder for step, folder in checkpoints_in(self._folder).items() if step <= checkpoint.step}
-        prune(self._folder, keep=earlier)
-        self._figures = {step: self._figure(folder) for step, folder in earlier.items()}
+        if self._world.is_first:
+            found = checkpoints_in(self._folder)
+            earlier = {step: folder for step, folder in found.items() if step <= checkpoint.step}
+            prune(self._folder, keep=earlier)
+            self._figures = {step: self._figure(folder) for step, folder in earlier.items()}
         self._saved_step = checkpoint.step
         self.best = checkpoint.best_weights if progress.best_step is not None else None
 
@@ -93,7 +100,7 @@ class Saver:
         checkpoint, _ = newest_checkpoint(self._folder)
         if checkpoint is None:
             return None
-        restore(checkpoint, model=self._model, optimizer=self._optimizer)
+        restore(checkpoint, model=self._model, optimizer=self._optimizer, world=self._world)
         progress.rollbacks += 1
         return checkpoint.step
 
@@ -114,7 +121,7 @@ class Saver:
             progress.step in self._scheduled,
             self._every_n_steps is not None and progress.step % self._every_n_steps == 0,
             self._every_n_epochs is not None and epoch_ended is not None and epoch_ended % self._every_n_epochs == 0,
-            self._every_seconds is not None and time.monotonic() - self._saved_at >= self._every_seconds,
+            self._every_seconds is not None and self._all_waited(self._every_seconds),
         )
         if any(due):
             self.save(progress, is_best=improved)
@@ -134,11 +141,13 @@ class Saver:
             state={**self._state, "step": progress.step, "progress": vars(progress)},
             metadata=self._describe(progress),
             best=None if is_best else self.best,
+            world=self._world,
         )
         if progress.best_step is not None:
             self.best = best_weights(checkpoint)
-        self._figures[progress.step] = self._figure(checkpoint)
-        self._prune()
+        if self._world.is_first:
+            self._figures[progress.step] = self._figure(checkpoint)
+            self._prune()
         self._saved_step, self._saved_at = progress.step, time.monotonic()
         self._emit(CheckpointSaved(progress.step, self._saved_at - began))
 
@@ -146,6 +155,10 @@ class Saver:
         """Save this moment unless that has been done."""
         if self._saved_step != progress.step:
             self.save(progress, is_best=False)
+
+    def _all_waited(self, seconds: float) -> bool:
+        """Whether that much time has passed since the last save, by the clock of any rank: they save together."""
+        return bool(self._world.largest(int(time.monotonic() - self._saved_at >= seconds)))
 
     def _prune(self) -> None:
         kept = steps_kept(

@@ -2,6 +2,7 @@
 
 A step is cut into micro-batches. Their losses are sums over tokens, divided by the tokens of the whole step, so the cut
 does not weigh on the result. When memory runs out the step is taken again in smaller pieces: same rows, same order.
+Ranks share the rows of each batch, and what one of them meets, all of them answer in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import BatchSource
 from pipeline.errors import TrainingError, is_out_of_memory
+from pipeline.training.distributed import World, talking
 from pipeline.training.precision import LossScale
 
 
@@ -57,6 +59,7 @@ class Stepper:
         rows: most rows of a micro-batch; None takes whole batches.
         on_smaller: told the new number of rows whenever memory made it smaller.
         scale: of the loss.
+        world: the ranks that take the step together.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Stepper:
         rows: int | None,
         on_smaller: Callable[[int], None],
         scale: LossScale,
+        world: World,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._batches, self._loss_sum = batches, loss_sum
@@ -77,6 +81,7 @@ class Stepper:
         self._device = next(model.parameters()).device
         self.rows, self._on_smaller = rows, on_smaller
         self._scale = scale
+        self._world = world
 
     def gradients(self, epoch: int, indices: range) -> Gradients:
         """The clipped gradients of some batches, in the model.
@@ -84,6 +89,7 @@ class Stepper:
         Raises:
             NotEnoughMemoryError: there is not enough memory for a single row.
         """
+        self._world.draw_anew(epoch, indices.start)
         random = torch.random.get_rng_state()
         on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
         while (found := self._attempt(epoch, indices)) is None:
@@ -129,28 +135,46 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _attempt(self, epoch: int, indices: range) -> Gradients | None:
-        """The gradients, or None when memory ran out."""
+        """The gradients, or None when memory ran out, here or in another rank."""
         self.discard()
+        own = self._accumulate_or_run_out(epoch, indices)
+        ran_out, nats = self._world.sum(float(own is None), own or 0.0)
+        if ran_out:
+            return None
+        self._world.add_up(self._model)
+        overflowed = self._scale.unscale(self._optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit)
+        return Gradients(nats, self._tokens(epoch, indices), self._world.whole_tensor(norm).item(), overflowed)
+
+    def _accumulate_or_run_out(self, epoch: int, indices: range) -> float | None:
+        """The loss of this rank's rows, or None when memory ran out."""
         try:
-            return self._accumulate(epoch, indices)
+            with talking():
+                return self._accumulate(epoch, indices)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or not self._world.can_retry:
                 raise
         return None  # outside of the handler, which holds the arrays of every frame
 
-    def _accumulate(self, epoch: int, indices: range) -> Gradients:
-        tokens = sum(self._batches.targets_in(epoch, index) for index in indices)
+    def _accumulate(self, epoch: int, indices: range) -> float:
+        tokens = self._tokens(epoch, indices)
         nats = 0.0
         for index in indices:
-            batch = self._batches.batch(epoch, index)
-            rows = self.rows or len(batch[0])
-            for pieces in zip(*(torch.split(tensor, rows) for tensor in batch), strict=True):
-                loss = self._loss_sum(*map(self._moved, pieces))
+            whole = self._batches.batch(epoch, index)
+            batch = [self._world.share(tensor) for tensor in whole]
+            most = self._world.largest_share(len(whole[0]))
+            rows = self.rows or most
+            for start in range(0, most, rows):
+                last = index == indices[-1] and start + rows >= most
+                self._world.before_backward(self._model, last=last)
+                loss = self._loss_sum(*(self._moved(tensor[start : start + rows]) for tensor in batch))
                 self._scale.scaled(loss / tokens).backward()  # type: ignore[no-untyped-call]
                 nats += loss.item()
-        overflowed = self._scale.unscale(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit).item()
-        return Gradients(nats, tokens, norm, overflowed)
+        return nats
+
+    def _tokens(self, epoch: int, indices: range) -> int:
+        """Targets of the whole step, those of all ranks."""
+        return sum(self._batches.targets_in(epoch, index) for index in indices)
 
     def _moved(self, rows: Tensor) -> Tensor:
         """The rows on the model's device; a GPU copies pinned memory while it computes."""
@@ -159,7 +183,7 @@ class Stepper:
         return rows.to(self._device, non_blocking=True)
 
     def _shrink(self, epoch: int, indices: range) -> None:
-        rows = self.rows or len(self._batches.batch(epoch, indices.start)[0])
+        rows = self.rows or self._world.largest_share(len(self._batches.batch(epoch, indices.start)[0]))
         if rows == 1:
             raise NotEnoughMemoryError(
                 "there is not enough memory for a single row",

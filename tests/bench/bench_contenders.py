@@ -70,7 +70,7 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
         flops=model.flops_per_token() * settings["run_tokens"],
     )
     loss, execution = prepare_loss(
-        partial(loss_sum, model), model, execution, batches, fullgraph=False, dynamic=False, insist=False
+        partial(loss_sum, model), model, execution, batches.batch(0, 0), fullgraph=False, dynamic=False, insist=False
     )
     return model, batches, loss, execution
 

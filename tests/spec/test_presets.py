@@ -74,7 +74,7 @@ def test_accumulation_has_one_name():
 def test_a_preset_passes_the_check_and_expands_to_a_spec_that_does(name):
     document, spec = load_spec(PRESETS / f"{name}.yaml", "preset"), expand(read_preset(name))
 
-    unsupported = {"distributed", "production", "low_memory"}  # several GPUs, a bundle, float16
+    unsupported = {"production", "low_memory"}  # a bundle, float16
     assert {warning.code for warning in (*document.warnings, *spec.warnings)} <= (
         {"W0103"} if name in unsupported else set()
     )

@@ -299,11 +299,11 @@ def test_the_best_weights_can_be_kept_alone(project, trained):
 
 def test_what_this_version_cannot_do_is_refused_before_any_work(project):
     spec = project.folder / "specs/experiment.yaml"
-    spec.write_text(spec.read_text().replace("num_threads: 1", "num_threads: 1, strategy: ddp"))
+    spec.write_text(spec.read_text().replace("epochs: 3", "epochs: 3, resume_from_checkpoint: there"))
 
     process = project.start("train")
     _, err = process.communicate()
 
     assert process.returncode == 1
-    assert "`hardware.strategy` asks for what this version cannot do" in err
+    assert "`training.resume_from_checkpoint` asks for what this version cannot do" in err
     assert not (project.folder / "artifacts/model").exists()
