@@ -61,6 +61,9 @@ def command(
     model, description = load_language_model(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     start = [description["bos_id"], *tokenizer.encode(prompt)]
+    answers = description["task_type"] == "seq2seq"  # then the prompt is a source, and what is written its target
+    if answers:
+        start.append(description["bos_id"])
     tokens = generate(
         model,
         start,
@@ -71,7 +74,8 @@ def command(
         seed=seed,
         stop_ids=[description["eos_id"]],
     )
-    click.echo(prompt, nl=False)
+    if not answers:
+        click.echo(prompt, nl=False)
     for piece in until(decode(tokenizer, tokens), stop):
         click.echo(piece, nl=False)  # click.echo flushes: text appears as it is made
     click.echo()

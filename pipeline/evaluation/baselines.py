@@ -32,6 +32,16 @@ def majority_baseline(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, f
     return {"majority_accuracy": float((heldout.labels == most).mean())}
 
 
+def copy_baseline(_train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
+    """`copy_exact_match`: how often the source itself is the target, as a fraction."""
+    equal = 0
+    for index in range(heldout.documents):
+        document = heldout.document(index)
+        middle = int(heldout.arrays["middles"][index] - heldout.arrays["offsets"][index])
+        equal += np.array_equal(document[1:middle], document[middle + 1 : -1])
+    return {"copy_exact_match": equal / heldout.documents}
+
+
 def baselines(train_ids: Ids, heldout_ids: Ids, vocab_size: int, heldout_bytes: int) -> dict[str, float]:
     """Held-out bits per byte of text for each baseline.
 
@@ -155,6 +165,7 @@ def _find(sorted_keys: Ids, keys: Ids) -> tuple[NDArray[np.bool_], Ids]:
 # task.task_type → (training split, held-out split) → what a model has to beat
 BASELINES: Mapping[str, Callable[[EncodedSplit, EncodedSplit], dict[str, float]]] = {
     "lm": language_baselines,
+    "seq2seq": copy_baseline,
     "text_classification": majority_baseline,
     "vision_classification": majority_baseline,
 }

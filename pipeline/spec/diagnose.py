@@ -56,6 +56,7 @@ CODES = {
     "E0424": "groups of a norm that do not divide its channels",
     "E0431": "classes that come from nowhere, or from two places",
     "E0432": "pairs that come from nowhere, or are of no use",
+    "E0433": "pairs whose source is cut or hidden",
     "E0601": "a configuration of an earlier system",
     "E0602": "a configuration of one of several earlier systems",
     "E0603": "neither a document of today nor one of an earlier system",

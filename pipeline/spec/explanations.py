@@ -339,6 +339,14 @@ EXPLANATIONS: dict[str, Explanation] = {
         f"{MINIMAL}  make_pairs: restore_case_and_punctuation\ntask: {{task_type: seq2seq}}\n",
         head="",
     ),
+    "E0433": Explanation(
+        "A target is written for its whole source. Dropping paragraphs that stand elsewhere too would cut sources, and "
+        "keeping documents apart would hide them.",
+        f"{MINIMAL}  target_field: answer\ntask: {{task_type: seq2seq}}\n",
+        f"{MINIMAL}  target_field: answer\n  cleaning: {{drop_duplicate_paragraphs: false}}\n"
+        "task: {task_type: seq2seq}\n",
+        head="",
+    ),
     # Rules of other documents
     "E0501": Explanation(
         "A model that predicts the next token must not see it, so it is a decoder; encoders see the whole text.",

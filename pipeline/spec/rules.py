@@ -212,21 +212,28 @@ def classes_come_from_somewhere(
     )
 
 
-def pairs_come_from_somewhere(
-    task_type: str, target_field: str | None, make_pairs: str | None, drop_duplicate_paragraphs: bool, kind: str
-) -> Finding:
+def pairs_come_from_somewhere(task_type: str, target_field: str | None, make_pairs: str | None, kind: str) -> Finding:
     """`seq2seq` needs pairs, and only that task."""
     has_pairs = target_field is not None or make_pairs is not None
     if target_field is not None and make_pairs is not None:
         return "target_field and make_pairs both make pairs", "set one of them to null"
     if target_field is not None and kind not in _WITH_FIELDS:
         return f"pairs are not read from a source of kind {kind}", f"take {' or '.join(_WITH_FIELDS)}"
-    if target_field is not None and drop_duplicate_paragraphs:
-        return "cleaning.drop_duplicate_paragraphs takes paragraphs out of the sources of pairs", "set it to false"
     if task_type == "seq2seq" and not has_pairs:
         return "task_type seq2seq needs pairs, and the dataset has none", "set dataset.target_field or make_pairs"
     if task_type != "seq2seq" and has_pairs:
         return f"the dataset has pairs, which task_type {task_type} cannot use", "set task_type to seq2seq"
+    return None
+
+
+def sources_of_pairs_stay_whole(
+    target_field: str | None, drop_duplicate_paragraphs: bool, task_type: str, separate_documents: bool
+) -> Finding:
+    """What belongs to a target is neither cut nor hidden from it."""
+    if target_field is not None and drop_duplicate_paragraphs:
+        return "cleaning.drop_duplicate_paragraphs takes paragraphs out of the sources of pairs", "set it to false"
+    if task_type == "seq2seq" and separate_documents:
+        return "model.separate_documents would hide the source of a pair from its target", "set it to false"
     return None
 
 
@@ -270,11 +277,16 @@ _EXPERIMENT = (
     ),
     Rule(
         "E0432",
-        (
-            "task.task_type", "dataset.target_field", "dataset.make_pairs",
-            "dataset.cleaning.drop_duplicate_paragraphs", "dataset.source.kind",
-        ),
+        ("task.task_type", "dataset.target_field", "dataset.make_pairs", "dataset.source.kind"),
         pairs_come_from_somewhere,
+    ),
+    Rule(
+        "E0433",
+        (
+            "dataset.target_field", "dataset.cleaning.drop_duplicate_paragraphs", "task.task_type",
+            "model.separate_documents",
+        ),
+        sources_of_pairs_stay_whole,
     ),
     *ODD_EXPERIMENT,
 )  # fmt: skip
@@ -428,8 +440,8 @@ _EXPERIMENT_UNREAD = (
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "task.task_type",
-        lambda kind: kind not in ("lm", "text_classification", "vision_classification"),
-        "it trains lm, text_classification and vision_classification",
+        lambda kind: kind not in ("lm", "seq2seq", "text_classification", "vision_classification"),
+        "it trains lm, seq2seq, text_classification and vision_classification",
         "set it to one of them",
     ),
     Unsupported(

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.language_model import LanguageModel
+from pipeline.tasks.seq2seq import PrefixTask
 from pipeline.tasks.task import Task
 from pipeline.tasks.vision_classification import VisionClassification
 
@@ -41,6 +42,7 @@ def _of_pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 TASKS: Mapping[str, TaskType] = {
     "lm": TaskType(LanguageModel.open, _of_text),
+    "seq2seq": TaskType(PrefixTask.open, _of_text),
     "text_classification": TaskType(TextClassification.open, _of_labelled_text),
     "vision_classification": TaskType(VisionClassification.open, _of_pictures),
 }
