@@ -325,6 +325,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {precision: 16-true}\n",
         "hardware: {precision: 16-true}\noptimizer: {adam_epsilon: 1e-6}\n",
     ),
+    "E0413": Explanation(
+        "Gradients of float16 vanish unless the loss is scaled, and the scale follows from whether any gradient "
+        "overflows. With `fsdp` each process has a part of the gradients. bfloat16 needs no scale.",
+        "hardware: {strategy: fsdp, precision: 16-mixed}\n",
+        "hardware: {strategy: fsdp, precision: bf16-mixed}\n",
+    ),
     "E0431": Explanation(
         "A classifier learns the class of each text. It stands in a field of JSON Lines records, or is the name of the "
         "folder that the file lies in.",

@@ -237,6 +237,16 @@ def sources_of_pairs_stay_whole(
     return None
 
 
+def parts_have_no_loss_scale(strategy: str | None, precision: str) -> Finding:
+    """Each process would see another part of the gradients overflow, and scale by itself."""
+    if strategy not in ("fsdp", "fsdp_native") or precision not in ("16-mixed", "16"):
+        return None
+    return (
+        f"precision {precision} scales the loss, but with {strategy} each process sees a part of the gradients",
+        "set precision to bf16-mixed, or strategy to ddp",
+    )
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -262,6 +272,7 @@ _EXPERIMENT = (
     Rule("E0409", ("tokenizer.special_tokens",), special_tokens_are_new),
     Rule("E0410", ("hardware.devices", "hardware.device"), numbered_devices_are_graphics_processors),
     Rule("E0411", ("hardware.strategy", "hardware.num_nodes"), one_process_stays_on_one_machine),
+    Rule("E0413", ("hardware.strategy", "hardware.precision"), parts_have_no_loss_scale),
     Rule("E0412", ("hardware.precision", "optimizer.adam_epsilon"), epsilon_is_seen_in_float16),
     Rule("E0421", ("task.task_type", "dataset.source.kind"), task_is_about_the_source),
     Rule("E0422", ("dataset.source.image_size",), pictures_are_grey_or_coloured),

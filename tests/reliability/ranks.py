@@ -28,7 +28,7 @@ SPEC = """\
 schema_version: 1
 name: ranks
 dataset: {{source: {{kind: files, paths: [text.txt]}}, split_method: contiguous}}
-tokenizer: {{vocab_size: 400}}
+tokenizer: {{vocab_size: 300}}
 task: {{task_type: lm}}
 model: {{d_model: 64, num_layers: 2, num_heads: 2, d_ff: 160, max_seq_len: 64}}
 training: {{epochs: 2, batch_size: {rows}, gradient_accumulation_steps: 2}}
