@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.batches import Batches
 from pipeline.models.transformer import Transformer
@@ -22,8 +23,10 @@ from pipeline.spec.estimate import Pace, Text
 from pipeline.spec.estimate_model import Shape, shape_of
 from pipeline.spec.presets import PRESETS, expand, names, read_preset
 from pipeline.tasks.language_model import loss_sum, score
+from pipeline.training.averaging import keep_mean
 from pipeline.training.hardware import worth_compiling
 from pipeline.training.loop import planned_steps
+from pipeline.training.optimizer import make_optimizer, orthogonalized
 from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights
 
 pytestmark = pytest.mark.unit
@@ -235,6 +238,45 @@ def test_activations_are_what_autograd_keeps(precision, model_type, heads, activ
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_weight_takes_as_many_bytes_as_training_keeps_it_in(precision):
     assert estimate_memory.number_bytes(precision) == PRECISIONS[precision].weights.itemsize
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "relu2"])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_optimizer_remembers_as_many_numbers_as_are_counted(shipped, name, ema_decay, activation):
+    shape = Shape(30, 16, 2, 4, 2, 40, 8, "llama", True, 0.0, True, activation)
+    settings = with_changes(shipped, optimizer__optimizer_name=name, training__ema_decay=ema_decay)
+    model = Transformer(**asdict(shape))
+    optimizer = make_optimizer(model, learning_rate=1e-3, products=torch.float32, **settings["optimizer"])
+    if ema_decay is not None:
+        keep_mean(optimizer, ema_decay)
+    loss_sum(model, torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.int64)).backward()
+    optimizer.step()
+
+    kept = sum(t.numel() for state in optimizer.state.values() for kind, t in state.items() if kind != "step")
+
+    assert estimate.moments_per_weight(shape, settings) == pytest.approx(kept / estimate.count(shape))
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "relu2"])
+def test_the_operations_of_muon_are_those_that_torch_counts(activation):
+    shape = Shape(30, 16, 2, 4, 2, 40, 8, "llama", True, 0.0, True, activation)
+    matrices = [p for name, p in on_meta(shape).named_parameters() if name.startswith("layers.") and p.dim() == 2]
+
+    with FlopCounterMode(display=False) as counted:
+        for matrix in matrices:
+            orthogonalized(torch.ones(matrix.shape), torch.float32)
+
+    assert estimate.orthogonalization_flops(shape) == counted.get_total_flops()
+
+
+def test_muon_takes_time_and_saves_memory_in_the_plan(shipped):
+    muon = with_changes(shipped, optimizer__optimizer_name="muon")
+    adamw, muon = (estimate.plan(each, text(), PACE) for each in (shipped, muon))
+
+    assert muon["seconds"]["steps"] > adamw["seconds"]["steps"]
+    assert muon["memory_mb"]["optimizer"] < adamw["memory_mb"]["optimizer"]
+    assert muon["disk_mb"]["checkpoints"] < adamw["disk_mb"]["checkpoints"]
 
 
 def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from test_schedule import MUON
+from torch import Tensor
 
 from pipeline.errors import TrainingError
 from pipeline.models.transformer import Transformer
+from pipeline.training import optimizer as optimizer_file
 from pipeline.training.averaging import MEAN, keep_mean, mean_state, mean_weights
 from pipeline.training.optimizer import Muon, Together, make_optimizer, orthogonalized
-from pipeline.training.step import Stepper
 
 pytestmark = pytest.mark.unit
 
@@ -90,22 +92,22 @@ def test_optimizers_that_work_together_go_on_from_a_state_that_was_taken_over() 
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
-def test_a_step_of_muon_that_ran_out_of_memory_is_not_taken_twice() -> None:
-    model = make_model()
-    optimizer = make_optimizer(model, **MUON)
+def test_a_step_of_muon_that_ran_out_of_memory_halfway_is_not_taken_twice(
+    make_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
 
-    def full(*_: Any) -> None:
+    def short_of_memory(matrix: Tensor, products: torch.dtype) -> Tensor:
         calls.append(1)
-        raise MemoryError
+        if len(calls) == 20:  # a step has 14 matrices
+            raise MemoryError
+        return orthogonalized(matrix, products)
 
-    optimizer.register_step_pre_hook(full)
-    stepper = Stepper(model, optimizer, None, None, max_grad_norm=None, rows=None, on_smaller=None)  # type: ignore[arg-type]
+    monkeypatch.setattr(optimizer_file, "orthogonalized", short_of_memory)
 
-    with pytest.raises((MemoryError, TrainingError)):
-        stepper.apply()
-
-    assert calls == [1]
+    with pytest.raises(TrainingError, match="cannot be taken back"):
+        make_bench(optimizer_name="muon").start()
+    assert len(calls) == 20
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
