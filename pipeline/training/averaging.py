@@ -13,7 +13,7 @@ MEAN = "mean_weight"  # its name among the moments of a parameter
 
 
 def keep_mean(optimizer: torch.optim.Optimizer, decay: float) -> None:
-    """From now on let every step of an optimizer be followed by one of the running mean of its parameters.
+    """From now on let every step of an optimizer be followed by one of the running mean of its parameters, in float32.
 
     The mean begins with the weights after the first step: mean ← decay · mean + (1 - decay) · weight. Polyak and
     Juditsky 1992; with a decay as in Izmailov et al., arXiv:1803.05407, section 3.1, and in most of what came after.
@@ -29,9 +29,9 @@ def keep_mean(optimizer: torch.optim.Optimizer, decay: float) -> None:
             for parameter in parameters:
                 state = stepped.state[parameter]
                 if MEAN in state:
-                    state[MEAN].lerp_(parameter, 1 - decay)
+                    state[MEAN].lerp_(parameter.float(), 1 - decay)
                 else:
-                    state[MEAN] = parameter.detach().clone()
+                    state[MEAN] = parameter.detach().float().clone()
 
     optimizer.register_step_post_hook(follow)
 
@@ -40,11 +40,16 @@ def keep_mean(optimizer: torch.optim.Optimizer, decay: float) -> None:
 def mean_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Inside of the block the model has the running mean of its weights, where there is one."""
     means = [(parameter, state[MEAN]) for parameter, state in _states(model, optimizer) if MEAN in state]
-    _exchange(means)
+    own = [parameter.detach().clone() for parameter, _ in means]
+    with torch.no_grad():
+        for parameter, mean in means:
+            parameter.copy_(mean)
     try:
         yield
     finally:
-        _exchange(means)
+        with torch.no_grad():
+            for (parameter, _), weight in zip(means, own, strict=True):
+                parameter.copy_(weight)
 
 
 def mean_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -59,12 +64,3 @@ def _states(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tupl
     for parameter in model.parameters():
         if parameter in optimizer.state:  # looking it up would add it
             yield parameter, optimizer.state[parameter]
-
-
-@torch.no_grad()
-def _exchange(pairs: list[tuple[nn.Parameter, Tensor]]) -> None:
-    """Swap the values of each pair, in place: whoever holds a tensor keeps holding the same one."""
-    for parameter, mean in pairs:
-        weight = parameter.detach().clone()
-        parameter.copy_(mean)
-        mean.copy_(weight)

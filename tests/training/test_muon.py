@@ -144,6 +144,22 @@ def test_inside_the_block_the_model_has_the_mean_and_afterwards_its_own_weights(
     assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
 
 
+def test_the_mean_of_weights_in_sixteen_bits_is_kept_in_float32_and_looking_at_it_does_not_round_it() -> None:
+    model = make_model().bfloat16()
+    optimizer = make_optimizer(model, **MUON)
+    keep_mean(optimizer, 0.999)
+    learn(model, optimizer, 3)
+    weight = model.layers[0].mlp.up_proj.weight
+    before = optimizer.state[weight][MEAN].clone()
+
+    with mean_weights(model, optimizer):
+        assert torch.equal(weight, before.bfloat16())
+
+    assert before.dtype == torch.float32
+    assert not torch.equal(before, before.bfloat16().float())
+    assert torch.equal(optimizer.state[weight][MEAN], before)
+
+
 def test_without_a_mean_the_model_is_evaluated_as_it_is() -> None:
     model = make_model()
     optimizer = make_optimizer(model, **MUON)
