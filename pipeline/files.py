@@ -215,14 +215,15 @@ def _jsonl_rows(text: str, _kind: str, where: str) -> _Rows:
 
 
 def _csv_rows(text: str, kind: str, where: str) -> _Rows:
-    columns = list(artefact_schema(kind)["properties"])
+    schema = artefact_schema(kind)
+    columns = list(schema["properties"])
     head, *rows = csv.reader(io.StringIO(text)) if text else [[]]
-    if head != columns:
+    if head != [name for name in columns if name in head or name in schema["required"]]:  # some are new
         raise ArtifactError(f"the columns are not {', '.join(columns)}", where=f"{where}:1")
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(columns):
-            raise ArtifactError(f"the row has {len(row)} cells, not {len(columns)}", where=f"{where}:{number}")
-        yield f"{where}:{number}", {name: _cell(cell) for name, cell in zip(columns, row, strict=True)}
+        if len(row) != len(head):
+            raise ArtifactError(f"the row has {len(row)} cells, not {len(head)}", where=f"{where}:{number}")
+        yield f"{where}:{number}", {name: _cell(cell) for name, cell in zip(head, row, strict=True)}
 
 
 def _cell(text: str) -> Any:

@@ -398,6 +398,10 @@ _EXPERIMENT_UNREAD = (
     Unread(
         "logging.sample_temperature", "logging.sample_prompts", lambda prompts: not prompts, "sample_prompts is empty"
     ),
+    *(
+        Unread(f"logging.{setting}", "logging.use_wandb", lambda used: not used, "use_wandb is false")
+        for setting in ("wandb_project", "wandb_entity", "wandb_mode")
+    ),
     Unread(
         "validation.generation_seed",
         "validation.temperature",

@@ -194,6 +194,12 @@ class LoggingSettings(TypedDict, total=False):
     sample_prompts: list[str]
     sample_max_new_tokens: int
     sample_temperature: float
+    use_tensorboard: bool
+    use_wandb: bool
+    run_name: str | None
+    wandb_project: str
+    wandb_entity: str | None
+    wandb_mode: Literal["offline", "online"]
 
 
 class ReproducibilitySettings(TypedDict, total=False):
@@ -345,6 +351,12 @@ class FlatSettings(TypedDict, total=False):
     sample_prompts: list[str]
     sample_max_new_tokens: int
     sample_temperature: float
+    use_tensorboard: bool
+    use_wandb: bool
+    run_name: str | None
+    wandb_project: str
+    wandb_entity: str | None
+    wandb_mode: Literal["offline", "online"]
     random_seed: int
     deterministic: bool
     split: Literal["validation", "test"]

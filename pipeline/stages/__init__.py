@@ -48,6 +48,7 @@ CODE_OF = {
         "pipeline/data/tokenizer.py",
         "pipeline/models",
         "pipeline/stages/launch.py",
+        "pipeline/stages/trackers.py",
         "pipeline/stages/train.py",
         "pipeline/stages/train_memory.py",
         "pipeline/stages/train_record.py",

@@ -7,12 +7,14 @@ resumes at.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import console
 from pipeline.files import parse_artefact, read_text, write_atomic
+from pipeline.stages.trackers import Trackers
 from pipeline.training.events import (
     CheckpointSaved,
     EpochDone,
@@ -24,6 +26,8 @@ from pipeline.training.events import (
     StepSkipped,
 )
 
+_LARGEST_EXPONENT = 100.0  # a larger loss means nothing, and its perplexity would be no number
+
 
 class Record:
     """Receives the events of a run, shows them and keeps them.
@@ -33,6 +37,8 @@ class Record:
         resumed_step: the step of the checkpoint that training goes on from, 0 for a new run.
         log_every_n_steps: steps between two rows of the history; evaluations always get one.
         sample: called at the end of each epoch; returns prompts and what the model makes of them.
+        memory: how much memory is in use, by the names of columns of the history.
+        trackers: that get the figures, too.
         shown: the live line; None shows warnings and errors only.
     """
 
@@ -43,9 +49,12 @@ class Record:
         resumed_step: int,
         log_every_n_steps: int,
         sample: Callable[[], list[dict[str, str]]],
+        memory: Callable[[], dict[str, float | None]],
+        trackers: Trackers,
         shown: console.Progress | None,
     ) -> None:
         self._every, self._sample, self._shown = log_every_n_steps, sample, shown
+        self._memory, self._trackers = memory, trackers
         self._lines = [line for line in _complete_lines(path) if line["step"] <= resumed_step]
         write_atomic(path, "".join(f"{json.dumps(line)}\n" for line in self._lines))  # a kill must not lose the past
         self._file = path.open("a", encoding="utf-8")
@@ -102,6 +111,7 @@ class Record:
             )
         if event.val_loss is None and event.step % self._every and event.step not in (1, event.total_steps):
             return
+        memory = {name: None if size is None else round(size, 1) for name, size in self._memory().items()}
         self._keep(
             {
                 "kind": "step",
@@ -112,10 +122,13 @@ class Record:
                 "gradient_norm": round(event.gradient_norm, 6),
                 "tokens_per_second": round(event.tokens_per_second, 1),
                 "val_loss": None if event.val_loss is None else round(event.val_loss, 6),
+                **memory,
             }
         )
+        self._trackers.log(event.step, figures_of(event, memory))
 
     def _note_epoch(self, event: EpochDone) -> None:
+        self._trackers.log(self._step, {"epoch": event.epoch, "epoch_duration": event.seconds})
         for sample in self._sample():
             self._keep({"kind": "sample", "step": self._step, "epoch": event.epoch, **sample})
             self._say(f"  {sample['prompt']!r} → {sample['text']!r}")
@@ -150,6 +163,36 @@ class Follower:
         """Take part."""
         if isinstance(event, EpochDone):
             self._sample()
+
+
+def figures_of(event: StepDone, memory: Mapping[str, float | None]) -> dict[str, float]:
+    """What trackers get to see of a step, under the names that they are used to.
+
+    Args:
+        event: the step.
+        memory: in MB, by name; what is None is left out.
+    """
+    evaluated = {f"val/{name.removeprefix('val_')}": value for name, value in event.metrics.items()}
+    if event.val_loss is not None:
+        evaluated["val/perplexity"] = _perplexity(event.val_loss)
+    return {
+        "train/loss": event.loss,
+        "train/perplexity": _perplexity(event.loss),
+        "learning_rate": event.learning_rate,
+        "gradient_norm": event.gradient_norm,
+        "tokens_per_second": event.tokens_per_second,
+        **{f"memory/{name}": size for name, size in memory.items() if size is not None},
+        **evaluated,
+    }
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, _LARGEST_EXPONENT))
+
+
+def last_step(path: Path) -> int:
+    """The last step that a record in a file holds; 0 when there is no file."""
+    return max((line["step"] for line in _complete_lines(path)), default=0)
 
 
 def _skipped(event: StepSkipped) -> str:

@@ -22,8 +22,9 @@ from pipeline.spec import Spec, stage_values
 from pipeline.spec.saves import schedule_of
 from pipeline.stages import CODE_OF
 from pipeline.stages.launch import arrangement_of
+from pipeline.stages.trackers import Run, require_trackers, tracking
 from pipeline.stages.train_memory import estimate_of_shortage
-from pipeline.stages.train_record import Follower, Record
+from pipeline.stages.train_record import Follower, Record, last_step
 from pipeline.stages.train_result import now, training_metrics, write_model
 from pipeline.stages.train_setup import Setup, set_up
 from pipeline.stages.train_signals import listen_for_signals
@@ -32,6 +33,7 @@ from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.training.distributed import agreed, join
 from pipeline.training.earlier import why_afresh
 from pipeline.training.exact import require_same_execution, require_same_processes
+from pipeline.training.hardware import memory_mb
 from pipeline.training.loop import train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
 from pipeline.training.precision import PRECISIONS, in_float32
@@ -52,6 +54,7 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
         exact: do not go on with a run whose last bits this process would not reproduce; else it only warns.
     """
     started = time.monotonic()
+    require_trackers(spec)
     arrangement = arrangement_of(spec)
     if not ranks.has_stage_above():
         for warning in arrangement.warnings:
@@ -130,18 +133,30 @@ def _train(
     saving = spec.section("checkpointing")
     scheduled = schedule_of(saving, total=setup.total_steps, per_epoch=steps_per_epoch)
     quiet = spec.logging.console_level != "info"
-    with console.progress("train", setup.total_steps, "steps") as shown:
-        shown.start_at(checkpoint.step if checkpoint else 0)
+    resumed_step = checkpoint.step if checkpoint else 0
+    recorded = run_folder / "record.jsonl"
+    run = Run(
+        spec=spec,
+        run_id=identity["run_id"],
+        folder=work_dir() / "tracking",
+        resumed_step=resumed_step,
+        tracked_step=last_step(recorded) if checkpoint else 0,
+    )
+    first = world.is_first
+    with tracking(run if first else None) as trackers, console.progress("train", setup.total_steps, "steps") as shown:
+        shown.start_at(resumed_step)
         sample = judged(partial(_sample, spec, setup))
         record = (
             Record(
-                run_folder / "record.jsonl",
-                resumed_step=checkpoint.step if checkpoint else 0,
+                recorded,
+                resumed_step=resumed_step,
                 log_every_n_steps=spec.logging.log_every_n_steps,
                 sample=sample,
+                memory=partial(memory_mb, setup.execution.device),
+                trackers=trackers,
                 shown=None if quiet else shown,
             )
-            if world.is_first
+            if first
             else None
         )
         emit = record or Follower(sample)

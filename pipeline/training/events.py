@@ -30,6 +30,7 @@ class EpochDone:
     train_loss: float | None  # None: none of its steps was taken
     val_loss: float | None
     lr: float
+    seconds: float  # spent on it, by all processes of the run
 
 
 @dataclass(frozen=True)

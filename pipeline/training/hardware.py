@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from pipeline.errors import TrainingError
@@ -147,6 +148,17 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     started = time.perf_counter()
     torch.mm(a, b)
     return time.perf_counter() - started
+
+
+def memory_mb(device: str) -> dict[str, float | None]:
+    """Memory of this process and of its CUDA device, in MB of 1,000,000 bytes; None for what there is not."""
+    found: dict[str, float | None] = {"rss_mb": psutil.Process().memory_info().rss / 1e6}
+    cuda = {
+        "cuda_allocated_mb": torch.cuda.memory_allocated,
+        "cuda_reserved_mb": torch.cuda.memory_reserved,
+        "cuda_peak_mb": torch.cuda.max_memory_allocated,
+    }
+    return found | {name: measure() / 1e6 if device == "cuda" else None for name, measure in cuda.items()}
 
 
 def keep_freed_memory() -> None:

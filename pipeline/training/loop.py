@@ -166,7 +166,8 @@ def train(
                 )
             )
         if epoch_ends or run_ends or progress.stopped_early:
-            emit(progress.end_epoch(val_loss=val_loss, lr=rate, whole=epoch_ends))
+            seconds = earlier + time.monotonic() - started
+            emit(progress.end_epoch(val_loss=val_loss, lr=rate, whole=epoch_ends, seconds=seconds))
 
         progress.seconds = earlier + time.monotonic() - started
         ended = epoch + 1 if epoch_ends else None

@@ -39,6 +39,7 @@ class Progress:
     micro_batch_rows: int | None = None  # once memory made micro-batches smaller than a batch
     seconds: float = 0.0  # spent training, by this process and those before it
     step_seconds: float = 0.0  # of those, in optimizer steps
+    epochs_seconds: float = 0.0  # those until the end of the last epoch
     epoch_history: list[dict[str, Any]] = field(default_factory=list)
 
     def count(self, *, nats: float, tokens: int, seconds: float, cursor: int) -> None:
@@ -83,11 +84,13 @@ class Progress:
         self.stopped_early = not improved and patience is not None and self.evaluations_without_gain >= patience
         return improved
 
-    def end_epoch(self, *, val_loss: float | None, lr: float, whole: bool) -> EpochDone:
-        """Note the end of an epoch, or with `whole` false of the run in the middle of one."""
+    def end_epoch(self, *, val_loss: float | None, lr: float, whole: bool, seconds: float) -> EpochDone:
+        """Note the end of an epoch, or with `whole` false of the run in the middle of one, after `seconds` of it."""
         train_loss = self.epoch_nats / self.epoch_tokens if self.epoch_tokens else None
-        done = EpochDone(epoch=self.epoch + 1, train_loss=train_loss, val_loss=val_loss, lr=lr)
-        self.epoch_history.append(vars(done).copy())
+        spent = seconds - self.epochs_seconds
+        done = EpochDone(epoch=self.epoch + 1, train_loss=train_loss, val_loss=val_loss, lr=lr, seconds=spent)
+        self.epochs_seconds = seconds
+        self.epoch_history.append({name: value for name, value in vars(done).items() if name != "seconds"})
         if whole:
             self.epoch, self.cursor = self.epoch + 1, 0
             self.epoch_nats, self.epoch_tokens = 0.0, 0
