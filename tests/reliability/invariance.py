@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,19 +25,19 @@ from tables import table, write_between_marks
 from torch import Tensor
 
 from pipeline.data.batches import IGNORED
-from pipeline.models.transformer import Transformer
 from pipeline.tasks.language_model import loss_sum
-from pipeline.training.events import Event, MicroBatchShrunk
-from pipeline.training.loop import train
-from pipeline.training.optimizer import adamw
-from pipeline.training.saver import Saver
+from pipeline.training.events import MicroBatchShrunk
+
+sys.path += [str(Path(__file__).resolve().parents[1] / name) for name in ("", "training")]  # where a script finds:
+
+from training_bench import Bench
 
 NAME = "invariance"
 ROWS = 32  # of a step
-DOCUMENTS, LENGTH, VOCABULARY = 203, 32, 64  # 6 whole steps and one of 11
+DOCUMENTS, LENGTH, VOCABULARY = 203, 8, 40  # 6 whole steps and one of 11; length and vocabulary are the bench's
 CUTS = ((1, 32), (2, 16), (4, 8), (32, 1))  # micro-batches of a step x rows of each
 STEPS = (1, 20)
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 1e-3  # its peak, after two steps
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,13 @@ def mean_of_means(loss: Loss, *, pieces: int) -> Loss:
     return weighed
 
 
+class DocumentBench(Bench):
+    """The bench of the training room, with documents to learn from and nothing else to do."""
+
+    def make_batches(self, batch_size: int) -> Documents:
+        return Documents(batch_size)
+
+
 def trained(
     pieces: int,
     rows: int,
@@ -117,56 +123,29 @@ def trained(
     steps: int,
     precision: str = "32-true",
     around_loss: Callable[[Loss], Loss] = lambda loss: loss,
-    around_step: Callable[[Step], Step] = lambda step: step,
+    optimizer_step: Callable[[Step], None] | None = None,
 ) -> tuple[Tensor, Tensor, list[int]]:
     """Train for some steps, each of `pieces` micro-batches of `rows` documents.
 
     Returns:
         All weights before and after, and the rows to which memory made micro-batches shrink, in order.
     """
-    torch.manual_seed(1)
-    model = Transformer(
-        vocab_size=VOCABULARY, d_model=32, num_layers=2, num_heads=2, d_ff=64, max_seq_len=LENGTH, dropout=0.0
-    ).train()
-    before = weights(model)
+    before: list[Tensor] = []
 
-    def loss(ids: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            return loss_sum(model, ids, targets)
+    def loss(model: Any, ids: Tensor, targets: Tensor) -> Tensor:
+        if not before:
+            before.append(weights(model))
+        return around_loss(partial(loss_sum, model))(ids, targets)
 
-    optimizer = adamw(model, learning_rate=LEARNING_RATE, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
-    optimizer.step = around_step(optimizer.step)  # type: ignore[method-assign, arg-type, assignment]
-    events: list[Event] = []
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            model=model,
-            optimizer=optimizer,
-            batches=Documents(rows),
-            loss_sum=around_loss(loss),
-            learning_rate=lambda _step: LEARNING_RATE,
-            evaluate=None,
-            saver=Saver(
-                run_folder=Path(folder),
-                model=model,
-                optimizer=optimizer,
-                total_steps=steps,
-                state={},
-                metadata={},
-                emit=events.append,
-            ),
-            checkpoint=None,
-            total_steps=steps,
-            accumulation=pieces,
-            max_grad_norm=1.0,
-            on_nonfinite="stop",
-            eval_every_n_steps=None,
-            patience=None,
-            min_delta=0.0,
-            emit=events.append,
-            stop=lambda: None,
-            started=time.monotonic(),
+        settings = {"batch_size": rows, "accumulation": pieces, "epochs": 99, "max_steps": steps, "dropout": 0.0}
+        bench = DocumentBench(
+            Path(folder), **settings, precision=precision, learning_rate=LEARNING_RATE, every_n_steps=None
         )
-    return before, weights(model), [event.rows for event in events if isinstance(event, MicroBatchShrunk)]
+        bench.held_out = bench.held_out[:0]
+        bench.loss, bench.optimizer_step = loss, optimizer_step
+        bench.start()
+    return before[0], weights(bench.model), [e.rows for e in bench.events if isinstance(e, MicroBatchShrunk)]
 
 
 def weights(model: torch.nn.Module) -> Tensor:

@@ -65,11 +65,11 @@ def short_of_memory(loss: Loss, *, rows: int, where: str, error: Callable[[], Ex
     return limited
 
 
-def short_at(calls: set[int], step: Step, *, error: Callable[[], Exception]) -> Step:
+def short_at(calls: set[int], *, error: Callable[[], Exception]) -> Callable[[Step], None]:
     """The optimizer's step, on a machine whose memory runs out at some calls, before anything was changed."""
     count = iter(range(1, 1000))
 
-    def limited() -> None:
+    def limited(step: Step) -> None:
         if next(count) in calls:
             raise error()
         step()
@@ -87,7 +87,7 @@ def injected() -> list[tuple[str, str, list[int], Difference, Difference]]:
                 short = partial(short_of_memory, rows=rows, where=where, error=error)
                 run = trained(1, ROWS, steps=STEPS, around_loss=short)
                 found.append((f"{where} pass", name, run[2], difference(run, whole), BOUND))
-        run = trained(1, ROWS, steps=STEPS, around_step=partial(short_at, {1, 4, 9}, error=error))
+        run = trained(1, ROWS, steps=STEPS, optimizer_step=short_at({1, 4, 9}, error=error))
         found.append(("optimizer, three times", name, run[2], difference(run, whole), NOTHING))
     return found
 

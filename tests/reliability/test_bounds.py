@@ -40,7 +40,7 @@ def test_the_documents_of_the_measurement_differ_in_length_and_its_last_batch_is
 def test_running_out_of_memory_moves_the_weights_no_further_than_promised(error) -> None:
     whole = trained(1, ROWS, steps=2)
     cut = trained(1, ROWS, steps=2, around_loss=partial(short_of_memory, rows=4, where="backward", error=error))
-    retried = trained(1, ROWS, steps=2, around_step=partial(short_at, {1}, error=error))
+    retried = trained(1, ROWS, steps=2, optimizer_step=short_at({1}, error=error))
 
     assert cut[2] == [16, 8, 4]
     assert within(difference(cut, whole), BOUND)

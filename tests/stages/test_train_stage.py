@@ -273,6 +273,21 @@ def test_a_learning_rate_that_explodes_ends_with_4_and_saves_nothing_that_is_not
     assert not (project.folder / "artifacts/model").exists()
 
 
+def test_memory_that_is_not_enough_for_one_row_ends_with_4_and_what_it_would_take(project):
+    # Every attempt at a step runs out of memory.
+    code = "from pipeline.training.step import Stepper; Stepper._attempt = lambda *_: None\n"
+    code += "from pipeline.stages.train import main; main([])"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=project.folder, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 4
+    assert "error: there is not enough memory for a single row: with micro-batches of one row" in done.stderr
+    assert "MB (process 340, weights 0, gradients 0, optimizer 0, activations 0" in done.stderr
+    assert "lower model.max_seq_len" in done.stderr
+    assert "`foundry plan specs/experiment.yaml`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_flipped_byte_in_the_tokens_is_refused_by_name(project):
     path = project.folder / "artifacts/tokenizer/train.bin"
     damaged = bytearray(path.read_bytes())

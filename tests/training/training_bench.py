@@ -14,7 +14,7 @@ import torch
 from described import RUN_METADATA
 from torch import Tensor
 
-from pipeline.data.batches import Batches
+from pipeline.data.batches import Batches, BatchSource
 from pipeline.errors import FoundryError, Preempted
 from pipeline.files import sha256_bytes
 from pipeline.models.transformer import Transformer
@@ -96,7 +96,7 @@ class Bench:
         self.model = Transformer(**shape, dropout=chosen.pop("dropout")).train()
         precision = chosen.pop("precision")
         convert_weights(self.model, precision)
-        self.batches = Batches(self.tokens, length=8, batch_size=chosen.pop("batch_size"), seed=5)
+        self.batches = self.make_batches(chosen.pop("batch_size"))
         total = planned_steps(
             batches_per_epoch=self.batches.per_epoch,
             accumulation=chosen["accumulation"],
@@ -155,6 +155,10 @@ class Bench:
             started=time.monotonic(),
             **chosen,
         )
+
+    def make_batches(self, batch_size: int) -> BatchSource:
+        """What it learns from."""
+        return Batches(self.tokens, length=8, batch_size=batch_size, seed=5)
 
     def resume(self, *, stop_at: int | None = None) -> Result:
         """Go on from the newest checkpoint."""
