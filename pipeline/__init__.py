@@ -12,24 +12,40 @@ if TYPE_CHECKING:
     from pipeline.spec.builder import TrainingConfigBuilder
     from pipeline.spec.flat import TrainingConfig, compare_configs, print_config_diff
     from pipeline.spec.load import load_spec
+    from pipeline.stages.in_python import run_training
+    from pipeline.tasks.language_model import LanguageModel as DecoderOnlyLMAdapter
+    from pipeline.tasks.vision_classification import VisionClassification as VisionClassificationAdapter
 
-__all__ = ["TrainingConfig", "TrainingConfigBuilder", "compare_configs", "load_spec", "print_config_diff"]
+__all__ = [
+    "DecoderOnlyLMAdapter",
+    "TrainingConfig",
+    "TrainingConfigBuilder",
+    "VisionClassificationAdapter",
+    "compare_configs",
+    "load_spec",
+    "print_config_diff",
+    "run_training",
+]
 __version__ = "0.1.0"
 
 # Imported when first asked for: every command imports this package, and few need the builder.
-_HOMES = {
-    "TrainingConfig": "pipeline.spec.flat",
-    "TrainingConfigBuilder": "pipeline.spec.builder",
-    "compare_configs": "pipeline.spec.flat",
-    "load_spec": "pipeline.spec.load",
-    "print_config_diff": "pipeline.spec.flat",
+_HOMES = {  # name → module, and its name there
+    "DecoderOnlyLMAdapter": ("pipeline.tasks.language_model", "LanguageModel"),  # adapter: an earlier word for task
+    "TrainingConfig": ("pipeline.spec.flat", "TrainingConfig"),
+    "TrainingConfigBuilder": ("pipeline.spec.builder", "TrainingConfigBuilder"),
+    "VisionClassificationAdapter": ("pipeline.tasks.vision_classification", "VisionClassification"),
+    "compare_configs": ("pipeline.spec.flat", "compare_configs"),
+    "load_spec": ("pipeline.spec.load", "load_spec"),
+    "print_config_diff": ("pipeline.spec.flat", "print_config_diff"),
+    "run_training": ("pipeline.stages.in_python", "run_training"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home, there = _HOMES[name]
+    return getattr(importlib.import_module(home), there)
 
 
 def __dir__() -> list[str]:

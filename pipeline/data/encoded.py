@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,24 @@ class EncodedSplit:
     def labels(self) -> NDArray[np.int64]:
         """(N,) numbers of the classes, for kinds that have some."""
         return self.arrays["labels"]
+
+    def first(self, most: int | None) -> EncodedSplit:
+        """The split with no more than so many documents, the first ones; None keeps all.
+
+        Of what it leaves out it cannot say how much text it was, so only documents and tokens are counted.
+        """
+        if most is None or most >= self.documents:
+            return self
+        kept = {name: array[:most] for name, array in self.arrays.items() if name not in ("tokens", "offsets")}
+        counts = {"documents": most}
+        if "tokens" in self.arrays:
+            end = int(self.arrays["offsets"][most])
+            kept |= {"tokens": self.arrays["tokens"][:end], "offsets": self.arrays["offsets"][: most + 1]}
+            counts["tokens"] = end
+        if "pictures" in self.arrays:
+            kept["pictures"] = self.arrays["pictures"][: most * len(self.arrays["pictures"]) // self.documents]
+        splits = {**self.metadata["splits"], self.name: counts}
+        return replace(self, metadata={**self.metadata, "splits": splits}, arrays=kept)
 
     def document(self, index: int) -> NDArray[Any]:
         """The ids of one document, for kinds made of text."""

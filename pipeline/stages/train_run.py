@@ -121,7 +121,7 @@ def _train(
 ) -> tuple[int, ...]:
     """Train and write what comes of it; returns the scheduled steps."""
     world = setup.world
-    optimizer = _optimizer(spec, setup)
+    optimizer = optimizer_of(spec, setup)
     judged = mean_weights(setup.model, optimizer)  # around each function that looks at what the model is worth
     _announce(spec, setup, checkpoint)
     identity = (
@@ -176,7 +176,10 @@ def _train(
                 "execution": setup.execution.to_dict(),
                 "world": setup.describe_world(),
             },
-            metadata={"run_id": identity["run_id"], **_metadata(spec, setup, encoded, steps_per_epoch=steps_per_epoch)},
+            metadata={
+                "run_id": identity["run_id"],
+                **metadata_of(spec, setup, encoded, steps_per_epoch=steps_per_epoch),
+            },
             emit=emit,
             world=world,
         )
@@ -185,7 +188,7 @@ def _train(
             optimizer=optimizer,
             batches=setup.batches,
             loss_sum=setup.loss,
-            learning_rate=_learning_rate(spec, setup.total_steps),
+            learning_rate=learning_rate_of(spec, setup.total_steps),
             evaluate=judged(setup.evaluate) if setup.held_out.documents else None,
             saver=saver,
             checkpoint=checkpoint,
@@ -212,7 +215,7 @@ def _train(
     return scheduled
 
 
-def _metadata(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) -> dict[str, Any]:
+def metadata_of(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) -> dict[str, Any]:
     """What the metadata of every checkpoint says of the run."""
     tokenizer = encoded / TOKENIZER
     return {
@@ -226,7 +229,8 @@ def _metadata(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) 
     }
 
 
-def _optimizer(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
+def optimizer_of(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
+    """The optimizer of a run, with a running mean of the weights if the spec asks for one."""
     optimizer = make_optimizer(
         setup.model,
         learning_rate=spec.training.learning_rate,
@@ -238,7 +242,8 @@ def _optimizer(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _learning_rate(spec: Spec, total_steps: int) -> Callable[[int], float]:
+def learning_rate_of(spec: Spec, total_steps: int) -> Callable[[int], float]:
+    """The learning rate of each step of a run, counted from 1."""
     return partial(
         learning_rate_at,
         total_steps=total_steps,

@@ -99,7 +99,7 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None, *, world: W
     if spec.reproducibility.deterministic:
         hardware.make_deterministic()
     hardware.keep_freed_memory()
-    _seed_everything(seed)
+    seed_everything(seed)
 
     task, arguments, batches = open_task(spec, encoded, shares=shares)
     model = build_model(arguments)
@@ -160,7 +160,8 @@ def open_task(spec: Spec, encoded: Path, *, shares: int) -> tuple[Task, dict[str
     return task, arguments, batches
 
 
-def _seed_everything(seed: int) -> None:
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a library may draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - whatever a library draws from it should be the same again
     torch.manual_seed(seed)

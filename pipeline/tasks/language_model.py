@@ -20,6 +20,8 @@ from pipeline.models.generate import generate
 from pipeline.models.transformer import Transformer
 from pipeline.tasks.task import Evaluation, Sample
 
+_ROWS = 16  # windows scored at once
+
 
 class LanguageModel:
     """Predict each next token of a stream of documents, which is cut into windows.
@@ -47,9 +49,15 @@ class LanguageModel:
         return loss_sum(model, ids, targets)
 
     def evaluate(self, model: nn.Module, split: EncodedSplit) -> Evaluation:
-        """The loss, and `bits_per_byte` of the split's text. See `Task`."""
-        nats, scored = score(model, split.tokens, max_seq_len=self._length)
-        return Evaluation(nats, scored, {"bits_per_byte": bits_per_byte(nats, split.counts["bytes"])})
+        """The loss, `accuracy`, and `bits_per_byte` of the split's text where its bytes are known. See `Task`.
+
+        `accuracy` is how often the likeliest token is the right one, as a fraction.
+        """
+        nats, scored, right = _scored(model, split.tokens, max_seq_len=self._length, batch_size=_ROWS)
+        metrics = {"accuracy": right / scored}
+        if "bytes" in split.counts:
+            metrics["bits_per_byte"] = bits_per_byte(nats, split.counts["bytes"])
+        return Evaluation(nats, scored, metrics)
 
     def samples(
         self, model: nn.Module, prompts: Sequence[str], *, max_new_tokens: int, temperature: float, seed: int
@@ -85,7 +93,7 @@ def loss_sum(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def score(
-    model: nn.Module, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int = 16
+    model: nn.Module, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int = _ROWS
 ) -> tuple[float, int]:
     """Score a whole split, every token after the first exactly once, in windows that do not overlap.
 
@@ -98,8 +106,16 @@ def score(
     Returns:
         The total negative log-likelihood in nats, and the number of tokens scored.
     """
+    nats, scored, _ = _scored(model, tokens, max_seq_len=max_seq_len, batch_size=batch_size)
+    return nats, scored
+
+
+def _scored(
+    model: nn.Module, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int
+) -> tuple[float, int, int]:
+    """What `score` returns, and how often the likeliest token is the right one."""
     device = next(model.parameters()).device
-    total, scored = 0.0, 0
+    total, scored, right = 0.0, 0, 0
     starts = range(0, len(tokens) - 1, max_seq_len)
     for first in range(0, len(starts), batch_size):
         chosen = starts[first : first + batch_size]
@@ -111,8 +127,11 @@ def score(
             targets[row, : stop - start] = tokens[start + 1 : stop + 1]
             scored += stop - start
         with torch.inference_mode():
-            total += loss_sum(model, torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device)).item()
-    return total, scored
+            logits = model(torch.from_numpy(ids).to(device)).flatten(0, 1)  # (B · T, V)
+            expected = torch.from_numpy(targets).to(device).flatten()
+            total += functional.cross_entropy(logits, expected, ignore_index=IGNORED, reduction="sum").item()
+            right += int((logits.argmax(-1) == expected).sum())
+    return total, scored, right
 
 
 def bits_per_byte(nats: float, text_bytes: int) -> float:
