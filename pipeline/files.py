@@ -81,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         ValueError: the value holds NaN or Infinity, which JSON has no word for.
     """
-    write_atomic(path, _json_text(value))
+    write_atomic(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:
@@ -184,7 +184,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _json_text(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """How `write_json` spells a value."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -237,7 +238,7 @@ def _cell(text: str) -> Any:
 
 
 _TEXT_OF: Mapping[str, Callable[[str, Any], str]] = {
-    "json": lambda _kind, value: _json_text(value),
+    "json": lambda _kind, value: json_text(value),
     "jsonl": _jsonl_text,
     "csv": _csv_text,
 }

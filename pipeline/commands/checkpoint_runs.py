@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArtifactError, FoundryError
-from pipeline.files import verify_manifest
 from pipeline.paths import work_dir
-from pipeline.training.run_folder import checkpoints_in, holder, locked, read_metadata, remove, steps_kept
+from pipeline.training.run_folder import (
+    checkpoints_in,
+    holder,
+    locked,
+    read_metadata,
+    remove,
+    steps_kept,
+    verify_checkpoint,
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def _saved(folder: Path) -> Iterator[Saved]:
 def _newest_sound(run: Run) -> int | None:
     for saved in reversed(run.saved):
         try:
-            verify_manifest(saved.folder, rebuild="foundry run")
+            verify_checkpoint(saved.folder)
         except ArtifactError:
             continue
         return saved.step

@@ -126,13 +126,13 @@ def verify(run_names: tuple[str, ...]) -> None:
     """
     from pipeline.commands.checkpoint_runs import chosen
     from pipeline.errors import ArtifactError, ExitCode
-    from pipeline.files import verify_manifest
+    from pipeline.training.run_folder import verify_checkpoint
 
     damaged = 0
     for run in chosen(run_names):
         for saved in run.saved:
             try:
-                verify_manifest(saved.folder, rebuild="foundry run")
+                verify_checkpoint(saved.folder)
             except ArtifactError as error:
                 damaged += 1
                 click.echo(f"damaged  {saved.folder}: {error}")

@@ -24,10 +24,17 @@ from torch import Tensor, nn
 
 from pipeline import __version__
 from pipeline.errors import ArtifactError, TrainingError, is_disk_full
-from pipeline.files import read_artefact, sync_folder, verify_manifest, write_artefact, write_manifest
+from pipeline.files import read_artefact, sync_folder, write_artefact, write_manifest
 from pipeline.training.averaging import mean_state
 from pipeline.training.distributed import ALONE, World
-from pipeline.training.run_folder import METADATA, checkpoint_folder, checkpoints_in, remove, unfinished_folder
+from pipeline.training.run_folder import (
+    METADATA,
+    checkpoint_folder,
+    checkpoints_in,
+    remove,
+    unfinished_folder,
+    verify_checkpoint,
+)
 
 STATE_FORMAT = METADATA_FORMAT = 1
 _TEXT_BYTES = 1 << 18  # more than random states, counters, metadata and manifest ever took
@@ -180,7 +187,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         ArtifactError: it is incomplete or damaged.
     """
-    verify_manifest(folder, rebuild="foundry run")
+    verify_checkpoint(folder)
     return Checkpoint(
         folder=folder,
         weights=load_file(folder / _WEIGHTS),

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import TrainingError
-from pipeline.files import read_artefact
+from pipeline.errors import ArtifactError, TrainingError
+from pipeline.files import MANIFEST, json_text, read_artefact, read_text, verify_manifest
 
 METADATA = "metadata.json"
 LOCK = "lock"
@@ -84,6 +84,20 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     """
     metadata: dict[str, Any] = read_artefact(checkpoint / METADATA, "checkpoint_metadata")
     return metadata
+
+
+def verify_checkpoint(checkpoint: Path) -> None:
+    """Check every byte of a checkpoint, those of its manifest among them.
+
+    Raises:
+        ArtifactError: it is incomplete or damaged.
+    """
+    manifest = verify_manifest(checkpoint, rebuild="foundry run")
+    # Nothing hashes the manifest. It has one spelling, and all in it but the version is compared with files.
+    same_version = manifest["toolkit_version"] == read_metadata(checkpoint)["toolkit_version"]
+    if not same_version or read_text(checkpoint / MANIFEST) != json_text(manifest):
+        message = "the manifest is not as it was written: it was changed or damaged"
+        raise ArtifactError(message, where=str(checkpoint / MANIFEST), hint="build it again with: foundry run")
 
 
 def steps_kept(
