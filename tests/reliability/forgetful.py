@@ -29,7 +29,7 @@ _OTHERWISE: Mapping[str, Any] = {
 }
 # The next step or evaluation writes them anew, so there is nothing to lose; and times, which no proof compares.
 OVERWRITTEN = ("last_loss", "last_val_loss", "flawed_in_a_row")
-TIMES = ("seconds", "step_seconds")
+TIMES = ("seconds", "step_seconds", "epochs_seconds")
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def _one_step_less(checkpoint: Any) -> Any:
 def _forget_the_best() -> None:
     from pipeline.training.saver import Saver
 
-    go_on: Any = Saver.go_on_from
+    begin: Any = Saver.begin
 
     def forgetful(self: Any, *arguments: Any) -> None:
-        go_on(self, *arguments)
+        begin(self, *arguments)
         self.best = None
 
-    Saver.go_on_from = forgetful  # type: ignore[method-assign]
+    Saver.begin = forgetful  # type: ignore[method-assign]
 
 
 def _restart_the_schedule() -> None:

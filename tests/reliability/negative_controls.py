@@ -36,9 +36,10 @@ training: {epochs: 100, max_steps: 44, batch_size: 8, gradient_accumulation_step
   early_stopping_min_delta: 100}
 optimizer: {optimizer_name: muon}
 hardware: {num_threads: 1, precision: 16-mixed, compile_mode: null}
+checkpointing: {save_every_n_epochs: null}
 logging: {sample_prompts: []}
 """
-SEED = 0  # kills after step 25 of 44: the checkpoint of step 22 is in the middle of the third epoch
+SEED = 0  # kills after step 25 of 44: the checkpoint of step 22 is in the middle of the fifth epoch
 
 
 def project(folder: Path) -> Path:

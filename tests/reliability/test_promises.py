@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipeline.spec import load_spec
 
 pytestmark = pytest.mark.e2e
 
+INSTALLED = {name: str(find_spec(name) is not None).lower() for name in ("tensorboard", "wandb")}
 # Settings of the train stage that do not change the weights, as the schemas say, and values that nobody has by default.
 WITHOUT_EFFECT = {
     "model.model_name": "another",
@@ -25,6 +27,12 @@ WITHOUT_EFFECT = {
     "logging.sample_prompts": '["the fox", "a"]',
     "logging.sample_max_new_tokens": 7,
     "logging.sample_temperature": 1.3,
+    "logging.use_tensorboard": INSTALLED["tensorboard"],
+    "logging.use_wandb": INSTALLED["wandb"],
+    "logging.run_name": "another",
+    "logging.wandb_project": "another",
+    "logging.wandb_entity": "another",
+    "logging.wandb_mode": "offline",
     "checkpointing.save_every_n_steps": 5,
     "checkpointing.save_every_n_epochs": "null",
     "checkpointing.save_every_n_minutes": 0.01,
