@@ -25,7 +25,16 @@ _LOWER_IS_BETTER = (
     "byte_fallback",
     "tokens_per_byte",
 )
-_HIGHER_IS_BETTER = ("tokens_per_second", "accuracy", "health_score", "passed", "per_token", "speedup")
+_HIGHER_IS_BETTER = (
+    "tokens_per_second",
+    "accuracy",
+    "macro_f1",
+    "exact_match",
+    "health_score",
+    "passed",
+    "per_token",
+    "speedup",
+)
 # What most people look for, in the order of the pipeline; the rest is shown with --all.
 _HEADLINES = (
     "corpus: kept.documents",
