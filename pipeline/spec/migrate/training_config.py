@@ -18,7 +18,7 @@ from pipeline.spec.migrate.table import (
 )
 
 _NO_CODE = "a spec names no code, and this model is a Python file"
-_TRACKING = "reports/ holds every run's metrics; nothing is sent to a tracking service"
+_TRACKING = "trackers are switched on with logging.use_tensorboard and logging.use_wandb"
 _UNTRAINED = {
     "bert": "models of type bert (masked, encoder-only) cannot be trained: this version trains decoder-only models",
     "t5": "models of type t5 (encoder-decoder) cannot be trained: this version trains decoder-only models",
