@@ -103,6 +103,7 @@ class WeightsAndBiases:
                 silent=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
+                x_save_requirements=False,
             ),
         )
 

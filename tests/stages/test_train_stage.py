@@ -262,6 +262,45 @@ def test_what_changes_no_weights_changes_no_weights(project, trained):
     assert project.weights() == trained.weights()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("tracker", "package"), [("use_tensorboard", "tensorboard"), ("use_wandb", "wandb")])
+def test_a_tracker_changes_no_weights_and_follows_a_run_that_was_killed(project, trained, tracker, package):
+    pytest.importorskip(package)
+    (project.folder / "specs/experiment.yaml").write_text(SPEC.replace("logging: {", f"logging: {{{tracker}: true, "))
+
+    process = project.start("train")
+    project.wait_for_checkpoint(process, step=7)
+    process.kill()
+    process.communicate()
+
+    assert project.run("train") == (0, "")
+    assert project.weights() == trained.weights()
+    folders = {path.parent for path in project.folder.glob(".work/tracking/*/**/*tfevents*")}
+    runs = {path.stem for path in project.folder.glob(".work/tracking/wandb/*/*.wandb")}
+    assert len(folders) + len(runs) == 1  # one run, by two processes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true", "16-true"])
+def test_a_run_in_any_precision_that_was_killed_ends_with_the_weights_of_one_that_was_not(encoded, tmp_path, precision):
+    projects = [Project(tmp_path / name) for name in ("straight", "killed")]
+    for project in projects:
+        shutil.copytree(encoded, project.folder)
+        changed = SPEC.replace("precision: 32-true", f"precision: {precision}")
+        changed += "optimizer: {adam_epsilon: 1.0e-6}\n"
+        (project.folder / "specs/experiment.yaml").write_text(changed)
+    straight, killed = projects
+
+    assert straight.run("train") == (0, "")
+    process = killed.start("train")
+    killed.wait_for_checkpoint(process, step=14)
+    process.kill()
+    process.communicate()
+
+    assert killed.run("train") == (0, "")
+    assert killed.weights() == straight.weights()
+
+
 def test_a_learning_rate_that_explodes_ends_with_4_and_saves_nothing_that_is_not_finite(project):
     exploding = SPEC.replace("epochs: 3", "epochs: 3, learning_rate: 1.0e+30, max_grad_norm: null")
     (project.folder / "specs/experiment.yaml").write_text(exploding)
