@@ -41,7 +41,7 @@ SETTINGS: Mapping[str, Any] = {
     "batch_size": 8,
     "learning_rate": 4e-3,
     "optimizer_name": "muon",
-    "muon_learning_rate": 0.02,
+    "muon_learning_rate": 0.01,
     "muon_momentum": 0.95,
     "adam_beta1": 0.9,
     "adam_beta2": 0.95,
