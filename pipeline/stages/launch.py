@@ -6,6 +6,7 @@ passes SIGTERM and Ctrl-C on, and ends as the rank that failed first. The ranks 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -83,6 +84,8 @@ def launch(arrangement: Arrangement, arguments: Sequence[str], *, num_nodes: int
         max_restarts=0,  # a new start of the same command goes on from the last checkpoint
         signals_to_handle="SIGQUIT",  # the others are passed on below, and the ranks end by themselves
     )
+    for part in ("agent.server.api", "multiprocessing.api"):  # they report what we say ourselves, and in our words
+        logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.CRITICAL)
     with _passing_signals_on() as received:
         try:
             elastic_launch(config, sys.executable)("-m", "pipeline.stages.train", *arguments)

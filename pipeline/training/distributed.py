@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from pipeline import ranks
 from pipeline.errors import LostRankError, TrainingError
@@ -39,12 +40,12 @@ STRATEGIES: dict[str | None, Strategy] = {  # what a spec says → what is done 
     "fsdp_native": "fsdp",
 }
 _TIMEOUT_VARIABLE, _TIMEOUT_SECONDS = "FOUNDRY_RANK_TIMEOUT", "600"
-# How long ranks wait while the first one evaluates or saves. Its death is noticed at once: the connection closes.
+# How long ranks wait while the first one evaluates or saves. Should it die, the launcher ends them.
 _PATIENCE = timedelta(days=1)
 _BUCKET_BYTES = 25_000_000  # gradients that travel together; enough that a message's fixed cost does not show
 # What gloo and NCCL say when another process has gone or is stuck.
 _SILENCE = (
-    "closed by peer", "reset by peer", "broken pipe", "timed out waiting", "timeout caused pair closure", "nccl",
+    "closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "failed to recv", "nccl",
     "clients joined",
 )  # fmt: skip
 
@@ -217,9 +218,15 @@ class Replicas(World):
     def __init__(self, device: str, *, seed: int) -> None:
         self._device, self._seed = device, seed
         with talking():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timeout())
-            self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+            self._store, self.rank, self.size = next(rendezvous("env://", timeout=timeout()))
+            dist.init_process_group(
+                "nccl" if device == "cuda" else "gloo",
+                store=self._store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timeout(),
+            )
+        self._told = 0  # how often the first rank has told the others something
 
     def sum(self, *values: float) -> Sequence[float]:
         """Each value added up over all ranks."""
@@ -238,16 +245,16 @@ class Replicas(World):
 
     def from_first(self, work: Callable[[], T]) -> T:
         """What the first rank's work returns (anything that JSON can say), for all; the others wait for it."""
-        text = json.dumps(work()).encode() if self.is_first else b""
+        self._told += 1
+        name = f"told/{self._told}"
+        if self.is_first:
+            value = work()
+            self._store.set(name, json.dumps(value))
+            return value
         with talking():
-            length = torch.tensor(len(text))
-            dist.broadcast(length, src=0, group=self._patient)
-            content = torch.zeros(int(length.item()), dtype=torch.uint8)
-            if self.is_first:
-                content = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-            dist.broadcast(content, src=0, group=self._patient)
-        value: T = json.loads(bytes(content.tolist()))
-        return value
+            self._store.wait([name], _PATIENCE)
+        told: T = json.loads(self._store.get(name))
+        return told
 
     def draw_anew(self, *place: int) -> None:
         """Let ranks draw different random numbers, each a pure function of seed, rank and place in the data."""

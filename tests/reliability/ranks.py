@@ -23,6 +23,7 @@ import psutil
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
+from pipeline.spec import load_spec
 
 SPEC = """\
 schema_version: 1
@@ -32,12 +33,9 @@ tokenizer: {{vocab_size: 300}}
 task: {{task_type: lm}}
 model: {{d_model: 64, num_layers: 2, num_heads: 2, d_ff: 160, max_seq_len: 64}}
 training: {{epochs: 2, batch_size: {rows}, gradient_accumulation_steps: 2}}
-optimizer: {{}}
-scheduler: {{}}
 hardware: {{precision: 32-true, compile_mode: null, num_threads: 1, strategy: {strategy}, devices: {devices}}}
 checkpointing: {{save_every_n_steps: 10, save_every_n_epochs: null, keep_best_only: false}}
 logging: {{log_every_n_steps: 1, sample_prompts: ["the"], sample_max_new_tokens: 5, sample_temperature: 0.7}}
-reproducibility: {{}}
 validation: {{budgets: {{val_loss: null}}}}
 export: {{formats: [pytorch]}}
 """
@@ -65,7 +63,9 @@ class Project:
         draw = random.Random(1)
         text = "\n".join(" ".join(draw.choices(_WORDS, k=8)) for _ in range(3000))
         (folder / "text.txt").write_text(text)
-        (folder / "specs/experiment.yaml").write_text(SPEC.format(strategy=strategy, devices=devices, rows=rows))
+        spec = folder / "specs/experiment.yaml"
+        spec.write_text(SPEC.format(strategy=strategy, devices=devices, rows=rows))
+        spec.write_text(json.dumps(load_spec(spec).to_dict()))  # complete, as DVC wants it; JSON is YAML
         self.ended: list[int] = []
 
     def run(self, *, torchrun: int | None = None) -> subprocess.Popen[bytes]:

@@ -28,14 +28,15 @@ name: tiny
 dataset: {source: {kind: files, paths: [text.txt]}, split_method: contiguous}
 tokenizer: {vocab_size: 300}
 model: {d_model: 16, num_layers: 2, num_heads: 2, d_ff: 32, max_seq_len: 16, dropout: DROPOUT}
-training: {epochs: 2, batch_size: ROWS, gradient_accumulation_steps: 2}
+training: {epochs: EPOCHS, batch_size: ROWS, gradient_accumulation_steps: 2}
 hardware: {num_threads: 1, precision: 32-true, compile_mode: null, strategy: STRATEGY, devices: DEVICES}
 checkpointing: {save_every_n_steps: 5, save_every_n_epochs: null}
 logging: {log_every_n_steps: 1, sample_prompts: ["the"], sample_max_new_tokens: 3}
 """
 # Between two ways to add up the same gradients, over all steps of the run (docs/scale.md has the measured figures).
 BOUND = 2e-4
-SECONDS = 120  # more than any of these runs takes on a busy machine
+ENDLESS = 10_000  # epochs, of a run that is not to end by itself
+SECONDS = 240  # more than any of these runs takes on a busy machine
 
 
 class Project:
@@ -44,9 +45,11 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ask(self, *, strategy: str = "ddp", devices: int | str = 2, rows: int = 4, dropout: float = 0.0) -> None:
+    def ask(
+        self, *, strategy: str = "ddp", devices: int | str = 2, rows: int = 4, dropout: float = 0.0, epochs: int = 2
+    ) -> None:
         """Write the spec."""
-        values = {"STRATEGY": strategy, "DEVICES": devices, "ROWS": rows, "DROPOUT": dropout}
+        values = {"STRATEGY": strategy, "DEVICES": devices, "ROWS": rows, "DROPOUT": dropout, "EPOCHS": epochs}
         text = re.sub(r"[A-Z]{4,}", lambda word: str(values[word[0]]), SPEC)
         (self.folder / "specs/experiment.yaml").write_text(text)
 
@@ -148,7 +151,7 @@ def doubled(encoded, tmp_path_factory) -> Project:
     folder = tmp_path_factory.mktemp("doubled") / "project"
     shutil.copytree(encoded, folder)
     project = Project(folder)
-    project.ask(dropout=0.1)
+    project.ask(dropout=0.1, epochs=6)
     project.finish()
     return project
 
@@ -171,7 +174,7 @@ def test_two_ranks_train_what_one_process_trains_with_twice_the_rows(make):
 
 
 def test_a_signal_to_one_rank_stops_all_of_them(make):
-    project = make()
+    project = make(epochs=ENDLESS)
     process = project.start()
     project.wait_for_step(process, 7)
     ranks = ranks_of(process)
@@ -186,7 +189,7 @@ def test_a_signal_to_one_rank_stops_all_of_them(make):
 
 
 def test_a_killed_rank_ends_the_run_with_a_word(make):
-    project = make()
+    project = make(epochs=ENDLESS)
     process = project.start()
     project.wait_for_step(process, 3)
     ranks = ranks_of(process)
@@ -203,7 +206,7 @@ def test_a_killed_rank_ends_the_run_with_a_word(make):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_run_whose_rank_was_stopped_or_killed_ends_bit_for_bit_like_one_left_alone(make, doubled, number):
-    project = make(dropout=0.1)
+    project = make(dropout=0.1, epochs=6)
     process = project.start()
     project.wait_for_step(process, 12)
 
@@ -217,7 +220,7 @@ def test_a_run_whose_rank_was_stopped_or_killed_ends_bit_for_bit_like_one_left_a
 
 @pytest.mark.slow
 def test_ranks_die_with_the_stage_above_them(make):
-    project = make()
+    project = make(epochs=ENDLESS)
     process = project.start()
     project.wait_for_step(process, 3)
     ranks = ranks_of(process)
@@ -231,7 +234,7 @@ def test_ranks_die_with_the_stage_above_them(make):
 
 @pytest.mark.slow
 def test_parts_of_a_model_train_as_whole_models_do(make, doubled):
-    project = make(strategy="fsdp", dropout=0.1)
+    project = make(strategy="fsdp", dropout=0.1, epochs=6)
 
     said = project.finish()
 
@@ -243,7 +246,7 @@ def test_parts_of_a_model_train_as_whole_models_do(make, doubled):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_run_goes_on_with_fewer_and_with_more_ranks(make, strategy):
-    straight, elastic = make(strategy=strategy), make(strategy=strategy)
+    straight, elastic = (make(strategy=strategy, epochs=6) for _ in range(2))
     straight.finish()
 
     elastic.stop_at(7)
@@ -257,7 +260,7 @@ def test_a_run_goes_on_with_fewer_and_with_more_ranks(make, strategy):
 
 @pytest.mark.slow
 def test_a_stopped_run_of_parts_ends_bit_for_bit_like_one_that_was_not(make):
-    straight, stopped = (make(strategy="fsdp_native", dropout=0.1) for _ in range(2))
+    straight, stopped = (make(strategy="fsdp_native", dropout=0.1, epochs=6) for _ in range(2))
     straight.finish()
 
     stopped.stop_at(6)
@@ -268,7 +271,7 @@ def test_a_stopped_run_of_parts_ends_bit_for_bit_like_one_that_was_not(make):
 
 @pytest.mark.slow
 def test_a_rank_that_does_not_answer_ends_the_run_in_time(make):
-    project = make()
+    project = make(epochs=ENDLESS)
     process = project.start(FOUNDRY_RANK_TIMEOUT="5", TORCH_ELASTIC_SHUTDOWN_TIMEOUT="1")
     project.wait_for_step(process, 5)
     stuck = ranks_of(process)[1]
@@ -304,7 +307,7 @@ def test_torchrun_passes_a_stop_on_and_the_status_says_so(make):
 
 @pytest.mark.slow
 def test_a_second_run_of_the_same_spec_is_refused(make):
-    project = make()
+    project = make(epochs=ENDLESS)
     first = project.start()
     project.wait_for_step(first, 2)
     for rank in ranks_of(first):
