@@ -11,6 +11,7 @@ from pipeline.data.encoded import EncodedSplit
 from pipeline.errors import CorpusError
 from pipeline.models.cnn import Cnn
 from pipeline.tasks.vision_classification import VisionClassification, classification_metrics, confusion_matrix
+from pipeline.training.step import Stepper
 
 pytestmark = pytest.mark.unit
 
@@ -70,6 +71,41 @@ def test_the_loss_is_a_sum_however_a_batch_is_cut(rows):
     pieces = sum(TASK.loss(net, *piece) for piece in zip(pictures.split(rows), labels.split(rows), strict=True))
 
     assert torch.allclose(whole, pieces, rtol=1e-6)
+
+
+def gradients(rows, *, fits=100):
+    """The gradients of one step over the 11 pictures of an epoch, in micro-batches of `rows`."""
+    net, source = model().train(), batches(size=rows)
+
+    def loss(*batch):
+        if len(batch[0]) > fits:
+            raise RuntimeError("not enough memory: you tried to allocate 9 bytes")
+        return TASK.loss(net, *batch)
+
+    smaller = []
+    optimizer = torch.optim.SGD(net.parameters())
+    stepper = Stepper(net, optimizer, source, loss, max_grad_norm=None, rows=None, on_smaller=smaller.append)
+    found = stepper.gradients(0, range(source.per_epoch))
+    return found, torch.cat([parameter.grad.flatten() for parameter in net.parameters()]), smaller
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 12])
+def test_a_step_has_the_same_gradients_however_it_is_cut(rows):
+    whole, expected, _ = gradients(11)
+
+    found, pieces, _ = gradients(rows)
+
+    assert (found.tokens, whole.tokens) == (11, 11)
+    assert torch.allclose(pieces, expected, atol=1e-6)
+
+
+def test_a_step_that_does_not_fit_into_memory_has_the_same_gradients():
+    _, expected, _ = gradients(11)
+
+    _, pieces, smaller = gradients(11, fits=3)
+
+    assert smaller == [5, 2]
+    assert torch.allclose(pieces, expected, atol=1e-6)
 
 
 def test_a_score_counts_every_picture_once():

@@ -1,0 +1,81 @@
+"""Training on pictures in processes of its own: a killed run ends like one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from test_train_stage import Project
+
+from pipeline.models.cnn import Cnn
+from pipeline.models.store import load_model
+
+pytestmark = pytest.mark.e2e
+
+SPEC = """\
+schema_version: 1
+name: tiny-digits
+dataset: {source: {kind: digits}, max_train_samples: 150, max_val_samples: 50}
+task: {task_type: vision_classification}
+model: {model_type: cnn, stage_channels: [4, 8], blocks_per_stage: 1, norm_groups: 2, dropout: 0.1}
+training: {epochs: 4, batch_size: 8, gradient_accumulation_steps: 2}
+hardware: {num_threads: 1, precision: 32-true, compile_mode: null}
+checkpointing: {save_every_n_steps: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory) -> Path:
+    """A folder in which everything before training is done."""
+    project = Project(tmp_path_factory.mktemp("encoded"))
+    (project.folder / "specs").mkdir()
+    (project.folder / "specs/experiment.yaml").write_text(SPEC)
+    for stage in ("corpus", "tokenizer"):
+        assert project.run(stage) == (0, "")
+    return project.folder
+
+
+def project_in(folder: Path, encoded: Path) -> Project:
+    """A copy of the project."""
+    shutil.copytree(encoded, folder)
+    return Project(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(encoded, tmp_path_factory) -> Project:
+    project = project_in(tmp_path_factory.mktemp("trained") / "project", encoded)
+    assert project.run("train") == (0, "")
+    return project
+
+
+def test_a_killed_run_ends_bit_for_bit_like_one_that_was_left_alone(trained, encoded, tmp_path):
+    project = project_in(tmp_path / "killed", encoded)
+    for step in (3, 21):
+        process = project.start("train")
+        project.wait_for_checkpoint(process, step=step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    assert project.run("train") == (0, "")
+    assert project.weights() == trained.weights()
+    assert project.record() == trained.record()
+
+
+def test_the_model_folder_holds_all_that_it_takes_to_use_the_model(trained):
+    model, description = load_model(trained.folder / "artifacts/model")
+
+    assert isinstance(model, Cnn)
+    assert (description["task_type"], model.num_classes, model.image_size) == ("vision_classification", 10, (1, 8, 8))
+    assert not (trained.folder / "artifacts/model/tokenizer.model").exists()
+    tokenizer = json.loads((trained.folder / "artifacts/model/tokenizer.json").read_text())
+    assert tokenizer["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_the_history_says_how_many_pictures_are_learned_from(trained):
+    final = json.loads((trained.folder / "reports/training_metrics.json").read_text())["final_metrics"]
+
+    assert final["total_tokens"] == 4 * 150
+    assert final["bits_per_byte"] is None
