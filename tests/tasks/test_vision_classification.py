@@ -11,6 +11,7 @@ from pipeline.data.encoded import EncodedSplit
 from pipeline.errors import CorpusError
 from pipeline.models.cnn import Cnn
 from pipeline.tasks.vision_classification import VisionClassification, classification_metrics, confusion_matrix
+from pipeline.training.precision import LossScale
 from pipeline.training.step import Stepper
 
 pytestmark = pytest.mark.unit
@@ -83,8 +84,16 @@ def gradients(rows, *, fits=100):
         return TASK.loss(net, *batch)
 
     smaller = []
-    optimizer = torch.optim.SGD(net.parameters())
-    stepper = Stepper(net, optimizer, source, loss, max_grad_norm=None, rows=None, on_smaller=smaller.append)
+    stepper = Stepper(
+        net,
+        torch.optim.SGD(net.parameters()),
+        source,
+        loss,
+        max_grad_norm=None,
+        rows=None,
+        on_smaller=smaller.append,
+        scale=LossScale("cpu", enabled=False),
+    )
     found = stepper.gradients(0, range(source.per_epoch))
     return found, torch.cat([parameter.grad.flatten() for parameter in net.parameters()]), smaller
 
