@@ -1,4 +1,4 @@
-"""`foundry classify`: the class of a text, by a trained model."""
+"""`foundry classify`: the class of a text or of a picture, by a trained model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from pipeline.paths import OUTPUT_OF
 
 
-@click.command(short_help="Say which class a text belongs to.")
+@click.command(short_help="Say which class a text or a picture belongs to.")
 @click.argument("text")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Show so many of the likeliest.")
 @click.option(
@@ -21,17 +21,21 @@ from pipeline.paths import OUTPUT_OF
     help="A model folder.",
 )
 def command(text: str, top: int, folder: Path) -> None:
-    """Print the likeliest classes of TEXT, each with its probability, the likeliest first."""
+    """Print the likeliest classes of TEXT, each with its probability, the likeliest first.
+
+    For a model of pictures, TEXT is the name of a picture file of any size.
+    """
     from pipeline.errors import ArtifactError
     from pipeline.models.store import load_model
     from pipeline.tasks.classify import TextClassification
     from pipeline.tasks.table import TASKS
+    from pipeline.tasks.vision_classification import VisionClassification
 
     model, description = load_model(folder)
     task = TASKS[description["task_type"]].open(folder, description["model"])
-    if not isinstance(task, TextClassification):
-        message = f"{description['model_name']} has no classes of texts: it was trained for {description['task_type']}"
-        raise ArtifactError(message, where=str(folder), hint="take the folder of a model of task text_classification")
+    if not isinstance(task, TextClassification | VisionClassification):
+        message = f"{description['model_name']} has no classes: it was trained for {description['task_type']}"
+        raise ArtifactError(message, where=str(folder), hint="take the folder of a model that classifies")
     ranked = sorted(task.probabilities(model, text).items(), key=lambda item: -item[1])[:top]
     for name, probability in ranked:
         click.echo(f"{probability:7.2%}  {name}")

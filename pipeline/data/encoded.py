@@ -72,6 +72,11 @@ class EncodedSplit:
         return self.arrays["tokens"]
 
     @property
+    def bytes(self) -> int:
+        """How large it is: of texts in UTF-8, of pictures their pixels."""
+        return int(self.counts["bytes"] if "bytes" in self.counts else self.arrays["pictures"].nbytes)
+
+    @property
     def pictures(self) -> NDArray[np.uint8]:
         """(N, C, H, W) pixels, for kinds made of pictures."""
         return self.arrays["pictures"].reshape(-1, *self.metadata["image_size"])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.models.cnn import Cnn
 from pipeline.models.generate import generate
 from pipeline.models.model import Model
 from pipeline.models.store import load_model
@@ -50,15 +51,17 @@ def _kib(field: str) -> int:
 def measure(folder: Path, prompt: str) -> dict[str, Any]:
     """Load a model, use it, and say what it took.
 
-    One answer is a token of generation, with the cache of keys and values; of a classifier, the class of a text.
+    One answer is a token of generation, with the cache of keys and values; of a classifier, the class of a text or of a
+    picture.
 
     Returns:
         `rss_bytes` at rest with the model loaded, `peak_bytes` of the whole process, `latencies_ms` of each
         measured answer, `threads`.
     """
     model, description = load_model(folder)
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
-    ids = [description["bos_id"], *tokenizer.encode(prompt)]
+    ids = []
+    if not isinstance(model, Cnn):
+        ids = [description["bos_id"], *Tokenizer.load(folder / "tokenizer.model").encode(prompt)]
     gc.collect()
     at_rest, _ = memory_bytes()
     for _ in _answers(model, ids, WARM_UP_TOKENS):
@@ -85,7 +88,10 @@ def _answers(model: Model, ids: list[int], count: int) -> Iterator[int]:
     if isinstance(model, Transformer):
         yield from generate(model, ids, max_new_tokens=count)
         return
-    batch = torch.tensor([ids[: model.max_seq_len]])
+    if isinstance(model, Cnn):
+        batch = torch.full((1, *model.image_size), 127, dtype=torch.uint8)  # a grey picture: all take as long
+    else:
+        batch = torch.tensor([ids[: model.max_seq_len]])
     for _ in range(count):
         with torch.inference_mode():
             yield int(model(batch).argmax())

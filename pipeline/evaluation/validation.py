@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.encoded import METADATA, EncodedSplit, read_encoded
+from pipeline.data.encoded import METADATA, EncodedSplit, beside_model, read_encoded, read_metadata
 from pipeline.errors import ArtifactError, ValidationError
 from pipeline.evaluation.baselines import BASELINES
 from pipeline.evaluation.budgets import Verdict, as_dicts, judge, overall
@@ -18,6 +18,7 @@ from pipeline.evaluation.metrics import quantile, reported
 from pipeline.files import sha256_file, verify_manifest
 from pipeline.models.store import BEST, read_model
 from pipeline.tasks.table import TASKS
+from pipeline.tasks.vision_classification import VisionClassification
 
 REPORT_FORMAT = 1
 _MB = 1_000_000  # bytes
@@ -51,7 +52,8 @@ def validate_model(
         model_folder: of the train stage.
         tokenizer_folder: of the tokenizer stage; holds the encoded splits.
         split: `validation` or `test`.
-        prompts: texts to continue, at least one; the first is also what memory and latency are measured with.
+        prompts: texts to continue, at least one; the first is also what memory and latency are measured with. For
+            pictures, the first held-out ones take their place.
         max_new_tokens: tokens generated for each prompt.
         temperature: of the sampling; 0 takes the likeliest token.
         generation_seed: of the sampling.
@@ -70,12 +72,14 @@ def validate_model(
     task = TASKS[task_type].open(model_folder, description["model"])
     found = task.evaluate(model, heldout)
     reference = BASELINES[task_type](read_encoded(tokenizer_folder, "train"), heldout)
-    samples = [
-        {"prompt": sample.prompt, "text": sample.shown, "new_tokens": sample.new_tokens}
-        for sample in task.samples(
+    if isinstance(task, VisionClassification):
+        made, confusion = task.samples_of(model, heldout), task.confusion(model, heldout)
+    else:
+        made = task.samples(
             model, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=generation_seed
         )
-    ]
+        confusion = None
+    samples = [{"prompt": sample.prompt, "text": sample.shown, "new_tokens": sample.new_tokens} for sample in made]
     probed = probe(model_folder, prompts[0])
     latencies = probed["latencies_ms"]
     inference = {
@@ -104,7 +108,8 @@ def validate_model(
         "split": split,
         "metrics": _rounded(reported(found)),
         "baselines": _rounded(reference),
-        "scored": {"documents": heldout.documents, "tokens": found.targets, "bytes": heldout.counts["bytes"]},
+        "scored": {"documents": heldout.documents, "tokens": found.targets, "bytes": heldout.bytes},
+        **({} if confusion is None else {"confusion": confusion}),
         "inference": inference,
         "budgets": as_dicts(verdicts),
         "samples": samples,
@@ -124,7 +129,7 @@ def require_same_tokenizer(model_folder: Path, tokenizer_folder: Path) -> None:
     Raises:
         ArtifactError: they differ; a loss would be computed, and mean nothing.
     """
-    name = "tokenizer.model"
+    name = beside_model(read_metadata(tokenizer_folder))[0]
     if sha256_file(model_folder / name) != sha256_file(tokenizer_folder / name):
         raise ArtifactError(
             f"the model was trained with another tokenizer than {tokenizer_folder / name}",

@@ -18,13 +18,14 @@ from pipeline.export.compare import (
     Runner,
     compare_greedy,
     compare_latency,
-    comparison_shapes,
     differences,
-    random_ids,
+    random_inputs,
+    shapes_of,
     worst,
 )
 from pipeline.export.formats import FORMATS, REBUILD
 from pipeline.files import manifest_hash, read_artefact, verify_manifest
+from pipeline.models.cnn import Cnn
 from pipeline.models.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -133,9 +134,11 @@ def integrity(subject: Subject) -> Outcome:
 
 
 def architecture(subject: Subject) -> Outcome:
-    """The model fits its tokenizer: every id that the tokenizer gives has a row in the embedding."""
+    """The model fits its tokenizer, where every id has a row in the embedding, or its pictures and their classes."""
     model = subject.model
     tokenizer = read_artefact(subject.folder / "tokenizer.json", "tokenizer", rebuild=REBUILD)
+    if isinstance(model, Cnn):
+        return _architecture_for_pictures(subject, model, tokenizer)
     if tokenizer["vocab_size"] > model.vocab_size:
         message = f"the tokenizer has {tokenizer['vocab_size']} pieces, the model {model.vocab_size} rows"
         raise ExportError(message, where=str(subject.folder / "tokenizer.json"), hint=f"build again: {REBUILD}")
@@ -145,6 +148,16 @@ def architecture(subject: Subject) -> Outcome:
         "tokenizer_pieces": tokenizer["vocab_size"],
     }
     return Outcome("passed", f"{model.model_type}, {details['parameters']:,} parameters", details)
+
+
+def _architecture_for_pictures(subject: Subject, model: Cnn, pictures: Mapping[str, Any]) -> Outcome:
+    theirs, ours = (pictures["image_size"], len(pictures["classes"])), (list(model.image_size), model.num_classes)
+    if theirs != ours:
+        message = f"the pictures have size and classes {theirs}, the model {ours}"
+        raise ExportError(message, where=str(subject.folder / "tokenizer.json"), hint=f"build again: {REBUILD}")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    details = {"arguments": dict(subject.description["model"]), "parameters": count, "classes": model.num_classes}
+    return Outcome("passed", f"{model.model_type}, {count:,} parameters", details)
 
 
 def parameters(subject: Subject) -> Outcome:
@@ -161,12 +174,12 @@ def parameters(subject: Subject) -> Outcome:
 
 
 def shapes(subject: Subject) -> Outcome:
-    """(B, T) ids give logits of the right shape on every shape that the exports are compared on."""
+    """Inputs give logits of the right shape on every shape that the exports are compared on."""
     model = subject.model
-    tried = comparison_shapes(model.max_seq_len)
+    tried = shapes_of(model)
     for batch, length in tried:
         with torch.inference_mode():
-            found = tuple(model(torch.from_numpy(random_ids(model, batch, length))).shape)
+            found = tuple(model(torch.from_numpy(random_inputs(model, batch, length))).shape)
         if found != model.logits_shape(batch, length):
             return Outcome("failed", f"batch {batch} x length {length} gives {found}")
     return Outcome("passed", f"{len(tried)} shapes", {"shapes": [f"{batch}x{length}" for batch, length in tried]})
@@ -185,7 +198,8 @@ def forward_pass(subject: Subject) -> Outcome:
     """Logits are finite and the same twice; where each token has its own, none sees the tokens after it."""
     model = subject.model
     for batch in (1, 4):
-        ids = torch.from_numpy(random_ids(model, batch, model.max_seq_len))
+        _, longest = shapes_of(model)[-1]
+        ids = torch.from_numpy(random_inputs(model, batch, longest))
         with torch.inference_mode():
             logits, again = model(ids), model(ids)
         if not bool(torch.isfinite(logits).all()):
@@ -241,7 +255,7 @@ def generation(subject: Subject, name: str) -> Outcome:
     """Greedy tokens are those of the model. Where two tokens tie within the allowed difference, either may win."""
     model, limit = subject.model, subject.max_abs_diff
     assert isinstance(model, Transformer)
-    ids = random_ids(model, 1, min(_PROMPT_TOKENS, model.max_seq_len - 1))[0].tolist()
+    ids = random_inputs(model, 1, min(_PROMPT_TOKENS, model.max_seq_len - 1))[0].tolist()
     found = compare_greedy(
         model, subject.runner(name), [subject.description["bos_id"], *ids[1:]], subject.generated_tokens
     )
@@ -262,11 +276,13 @@ def performance(subject: Subject, name: str) -> Outcome:
     """Latency of one sequence against the model in PyTorch: measured, not judged."""
     model = subject.model
     source, runner = subject.source_runner(), subject.runner(name)
-    lengths = sorted({min(64, model.max_seq_len), model.max_seq_len})
+    pictures = isinstance(model, Cnn)
+    lengths = [1] if pictures else sorted({min(64, model.max_seq_len), model.max_seq_len})
     figures = [_figures(compare_latency(source, runner, model, length)) for length in lengths]
     longest = figures[-1]
+    what = "one picture" if pictures else f"{longest['length']} tokens"
     message = (
-        f"{longest['length']} tokens in {longest['p50_ms']:.2f} ms, PyTorch {longest['pytorch_p50_ms']:.2f} ms: "
+        f"{what} in {longest['p50_ms']:.2f} ms, PyTorch {longest['pytorch_p50_ms']:.2f} ms: "
         f"{longest['speedup']:.2f} times as fast"
     )
     return Outcome("passed", message, {"threads": subject.threads, "lengths": figures})

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.export.formats import Ids, Logits, traced_length
+from pipeline.export.formats import Inputs, Logits, traced_length
+from pipeline.models.cnn import Cnn
 from pipeline.models.generate import generate
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Runner:
         self._log.close()
         self._scratch.cleanup()
 
-    def logits(self, ids: Ids) -> Logits:
-        """(B, T) token ids → (B, T, V) logits."""
+    def logits(self, ids: Inputs) -> Logits:
+        """Token ids or pictures → logits."""
         into = self._folder / "logits.npy"
         self._ask({"logits": self._put(ids), "into": str(into)})
         logits: Logits = np.load(into, allow_pickle=False)
@@ -86,12 +87,12 @@ class Runner:
         ids: list[int] = self._ask({"greedy": prompt, "tokens": tokens})["ids"]
         return ids
 
-    def seconds(self, ids: Ids, *, warm_ups: int, runs: int) -> list[float]:
-        """The time of each of `runs` passes over (B, T) token ids."""
+    def seconds(self, ids: Inputs, *, warm_ups: int, runs: int) -> list[float]:
+        """The time of each of `runs` passes over token ids or pictures."""
         times: list[float] = self._ask({"time": self._put(ids), "warm_ups": warm_ups, "runs": runs})["seconds"]
         return times
 
-    def _put(self, ids: Ids) -> str:
+    def _put(self, ids: Inputs) -> str:
         path = self._folder / "ids.npy"
         np.save(path, ids, allow_pickle=False)
         return str(path)
@@ -135,6 +136,13 @@ class Difference:
         return f"{self.max_abs:.3g} at batch {self.batch} x length {self.length}"
 
 
+def shapes_of(model: Model) -> list[tuple[int, int]]:
+    """The batches by lengths that a model's exports are compared on; a picture has the length 1."""
+    if isinstance(model, Cnn):
+        return [(batch, 1) for batch in BATCHES]
+    return comparison_shapes(model.max_seq_len)
+
+
 def comparison_shapes(max_seq_len: int) -> list[tuple[int, int]]:
     """Batches by lengths: 1, 2, an odd one, the traced one, one longer than that, and the longest."""
     traced = traced_length(max_seq_len)
@@ -144,24 +152,26 @@ def comparison_shapes(max_seq_len: int) -> list[tuple[int, int]]:
     return [(batch, length) for length in lengths for batch in BATCHES]
 
 
-def random_ids(model: Model, batch: int, length: int) -> Ids:
-    """(B, T) token ids, the same for the same shape: all of the vocabulary is as likely, so all of it is tried."""
+def random_inputs(model: Model, batch: int, length: int) -> Inputs:
+    """(B, T) token ids or (B, C, H, W) pictures, the same for the same shape: every id or shade is as likely."""
     generator = np.random.default_rng((batch, length))
+    if isinstance(model, Cnn):
+        return generator.integers(0, 256, size=(batch, *model.image_size), dtype=np.uint8)
     return generator.integers(0, model.vocab_size, size=(batch, length), dtype=np.int64)
 
 
 def differences(model: Model, runner: Runner) -> list[Difference]:
-    """The difference on every shape of `comparison_shapes`.
+    """The difference on every shape of `shapes_of`.
 
     Raises:
         ExportError: the export does not run on a shape, or answers with another shape than the model.
     """
-    return [difference(model, runner, batch, length) for batch, length in comparison_shapes(model.max_seq_len)]
+    return [difference(model, runner, batch, length) for batch, length in shapes_of(model)]
 
 
 def difference(model: Model, runner: Runner, batch: int, length: int) -> Difference:
     """The difference on one shape."""
-    ids = random_ids(model, batch, length)
+    ids = random_inputs(model, batch, length)
     with torch.inference_mode():
         ours: Logits = model(torch.from_numpy(ids)).numpy()
     theirs = runner.logits(ids)
@@ -219,7 +229,7 @@ class Latency:
 
 def compare_latency(source: Runner, runner: Runner, model: Model, length: int) -> Latency:
     """Time one sequence of `length` tokens in both, in turns."""
-    ids = random_ids(model, 1, length)
+    ids = random_inputs(model, 1, length)
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(_ROUNDS):

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import console
+from pipeline.data.encoded import beside_model, read_metadata
 from pipeline.errors import ExportError
 from pipeline.files import manifest_hash, read_artefact, verify_manifest, write_manifest
 
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
     from pipeline.models.model import Model
 
-Ids = NDArray[np.int64]  # (B, T) token ids
+Inputs = NDArray[np.int64] | NDArray[np.uint8]  # (B, T) token ids, or (B, C, H, W) pixels of pictures
 Logits = NDArray[np.float32]  # (B, T, V), or of a classifier (B, C)
-Run = Callable[[Ids], Logits]
+Run = Callable[[Inputs], Logits]
 
 _ONE_FILE_LIMIT = 2_000_000_000  # bytes; a protobuf message, which an ONNX file is, cannot exceed 2 GiB
-_BESIDE = ("tokenizer.model", "tokenizer.json", "spec.json")  # what it takes to use a model, and how it was made
+# What a graph takes → the names of its free dimensions, which come first.
+_FREE: Mapping[str, tuple[str, ...]] = {"ids": ("batch", "length"), "pictures": ("batch",)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ def traced_length(max_seq_len: int) -> int:
 def _example(model: Model) -> Tensor:
     import torch
 
+    from pipeline.models.cnn import Cnn
+
+    if isinstance(model, Cnn):
+        return torch.zeros((2, *model.image_size), dtype=torch.uint8)
     return torch.zeros((2, traced_length(model.max_seq_len)), dtype=torch.int64)
 
 
@@ -60,26 +66,33 @@ def _example(model: Model) -> Tensor:
 
 
 def write_onnx(source: Source, path: Path) -> None:
-    """Write one ONNX file: input `ids` (batch, length) int64, output `logits` float32: see `Model.logits_shape`."""
+    """Write one ONNX file with the output `logits`, float32: see `Model.logits_shape`.
+
+    Its input is `ids` (batch, length) int64, or `pictures` (batch, channels, height, width) uint8.
+    """
     import torch
 
     model = source.model
-    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=1, max=model.max_seq_len)
+    text = model.input_name == "ids"
+    free = {0: torch.export.Dim("batch", min=1)}
+    if text:
+        free[1] = torch.export.Dim("length", min=1, max=model.max_seq_len)
     with _quiet_onnx_export():
         program = torch.onnx.export(
             model,
             (_example(model),),
             dynamo=True,
             opset_version=source.opset,
-            input_names=["ids"],
+            input_names=[model.input_name],
             output_names=["logits"],
-            dynamic_shapes={"ids": {0: batch, 1: length}},
+            dynamic_shapes=(free,),
             verbose=False,
         )
     assert program is not None  # only the exporter without dynamo returns None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces: they name folders of this machine
-    program.model.metadata_props["max_seq_len"] = str(model.max_seq_len)
+    if text:
+        program.model.metadata_props["max_seq_len"] = str(model.max_seq_len)
     size = sum(parameter.nbytes for parameter in model.parameters())
     program.save(path, external_data=size > _ONE_FILE_LIMIT)
 
@@ -118,7 +131,9 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         for value in (*graph.graph.input, *graph.graph.output)
     }
     logits = shapes.get("logits", [])
-    if shapes.get("ids") != ["batch", "length"] or logits[:-1] not in (["batch", "length"], ["batch"]):
+    taken = next((name for name in _FREE if name in shapes), "")
+    free = list(_FREE.get(taken, ()))
+    if not free or shapes[taken][: len(free)] != free or logits[:-1] not in (free, ["batch"]):
         raise ExportError(f"inputs and outputs have other shapes than they should: {shapes}", where=str(path))
     return {
         "opset": next(entry.version for entry in graph.opset_import if entry.domain == ""),
@@ -136,9 +151,10 @@ def open_onnx(path: Path, threads: int) -> Run:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only; they are raised as well
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
 
-    def run(ids: Ids) -> Logits:
-        logits: Logits = session.run(["logits"], {"ids": ids})[0]
+    def run(inputs: Inputs) -> Logits:
+        logits: Logits = session.run(["logits"], {taken.name: inputs})[0]
         return logits
 
     return run
@@ -179,8 +195,10 @@ def inspect_torchscript(path: Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(f"not a TorchScript file that this torch reads: {reason}", where=str(path)) from error
     arguments = [argument.name for argument in module.forward.schema.arguments[1:]]
-    if arguments != ["ids"]:
-        raise ExportError(f"it takes {', '.join(arguments) or 'nothing'} instead of ids", where=str(path))
+    if len(arguments) != 1 or arguments[0] not in _FREE:
+        raise ExportError(
+            f"it takes {', '.join(arguments) or 'nothing'} instead of {' or '.join(_FREE)}", where=str(path)
+        )
     return {"arguments": arguments, "graph_nodes": len(list(module.inlined_graph.nodes()))}
 
 
@@ -197,7 +215,7 @@ def open_torchscript(path: Path, threads: int) -> Run:
 def _run_in_torch(module: Callable[[Tensor], Tensor]) -> Run:
     import torch
 
-    def run(ids: Ids) -> Logits:
+    def run(ids: Inputs) -> Logits:
         with torch.inference_mode():
             logits: Logits = module(torch.from_numpy(ids)).numpy()
         return logits
@@ -288,5 +306,5 @@ def write_formats(model_folder: Path, folder: Path, *, formats: list[str], opset
 
 
 def _copy_beside(source: Path, target: Path) -> None:
-    for name in _BESIDE:
+    for name in (*beside_model(read_metadata(source)), "spec.json"):  # to use a model, and to know how it was made
         shutil.copyfile(source / name, target / name)

@@ -52,6 +52,8 @@ class Cnn(Model):
         model_type: as in the spec.
     """
 
+    input_name = "pictures"
+
     def __init__(
         self,
         *,
@@ -89,6 +91,10 @@ class Cnn(Model):
         for name, values in (("mean", self._mean), ("std", self._std)):
             table = 255 * torch.tensor(values, dtype=torch.float32, device=device)  # (C,), with white as 255
             self.register_buffer(name, table.view(-1, 1, 1), persistent=False)
+
+    def logits_shape(self, batch: int, length: int) -> tuple[int, ...]:  # noqa: ARG002 - pictures have none
+        """(B, K)."""
+        return batch, self.num_classes
 
     def flops_per_row(self) -> float:
         """Floating-point operations that training spends on one picture: 6 for each weight and place it is used at."""

@@ -12,11 +12,13 @@ class Model(nn.Module):
     Attributes:
         recompute: whether training computes the layers again in the backward pass instead of keeping what is in them.
         model_type: `model.model_type` of the spec.
+        input_name: what it takes: `ids` of tokens, or `pictures`.
         vocab_size: rows of the embedding, of a model that reads text.
         max_seq_len: longest text, in tokens, of such a model.
     """
 
     recompute = False
+    input_name = "ids"
     model_type: str
     vocab_size: int
     max_seq_len: int
@@ -29,5 +31,5 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def logits_shape(self, batch: int, length: int) -> tuple[int, ...]:
-        """The shape of the logits for (batch, length) token ids."""
+        """The shape of the logits for (batch, length) token ids, or for so many pictures, whose length is 1."""
         raise NotImplementedError

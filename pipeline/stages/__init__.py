@@ -72,6 +72,7 @@ CODE_OF = {
         "pipeline/tasks",
     ),
     "export": (
+        "pipeline/data/encoded.py",
         "pipeline/export",
         "pipeline/models",
         "pipeline/stages/export.py",

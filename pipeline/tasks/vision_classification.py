@@ -20,6 +20,8 @@ from pipeline.tasks.task import Evaluation, Sample
 
 _ROWS = 256  # pictures that are scored at once; it changes memory and speed, not the scores
 _TOP = 5
+_SHOWN = 5  # pictures in a report
+_MOST_CONFUSED = 100  # classes: a table of more than 10,000 counts is not read
 
 
 class VisionClassification:
@@ -32,7 +34,7 @@ class VisionClassification:
     """
 
     def __init__(self, *, classes: Sequence[str], image_size: Sequence[int], fit: str) -> None:
-        self._classes, self._fit = list(classes), fit
+        self.classes, self._fit = tuple(classes), fit
         self._size = (image_size[0], image_size[1], image_size[2])
 
     @classmethod
@@ -71,16 +73,42 @@ class VisionClassification:
         Raises:
             CorpusError: a file cannot be read, or is no picture.
         """
-        samples = []
-        for prompt in prompts:
-            pixels, _ = decode_picture(
-                read_picture_file(Path(prompt), prompt), name=prompt, size=self._size, fit=self._fit
-            )
-            shares = logits_of(model, pixels[np.newaxis])[0].softmax(dim=0)
-            best = int(shares.argmax())
-            said = f"{self._classes[best]} ({shares[best]:.1%})"
-            samples.append(Sample(prompt, said, shown=said, new_tokens=0))
-        return samples
+        return [_sample(prompt, self.probabilities(model, prompt)) for prompt in prompts]
+
+    def samples_of(self, model: nn.Module, split: EncodedSplit) -> list[Sample]:
+        """What the model sees on the first pictures of a split, beside what is right."""
+        logits = logits_of(model, split.pictures[:_SHOWN])
+        return [
+            _sample(f"{split.name} picture {index}: {self.classes[label]}", self._named(shares))
+            for index, (shares, label) in enumerate(zip(logits, split.labels[:_SHOWN], strict=True))
+        ]
+
+    def probabilities(self, model: nn.Module, text: str) -> dict[str, float]:
+        """How likely each class is for the picture file of a name, in the order of the classes.
+
+        Raises:
+            CorpusError: the file cannot be read, or is no picture.
+        """
+        data = read_picture_file(Path(text), text)
+        pixels, _ = decode_picture(data, name=text, size=self._size, fit=self._fit)
+        return self._named(logits_of(model, pixels[np.newaxis])[0])
+
+    def confusion(self, model: nn.Module, split: EncodedSplit) -> dict[str, Any] | None:
+        """Which classes are taken for which; None where there are too many to read."""
+        if len(self.classes) > _MOST_CONFUSED:
+            return None
+        answers = logits_of(model, split.pictures).argmax(dim=1).numpy()
+        counts = confusion_matrix(answers, split.labels, classes=len(self.classes))
+        return {"classes": list(self.classes), "counts": counts.tolist()}
+
+    def _named(self, logits: Tensor) -> dict[str, float]:
+        return dict(zip(self.classes, logits.softmax(dim=0).tolist(), strict=True))
+
+
+def _sample(prompt: str, shares: Mapping[str, float]) -> Sample:
+    name, share = max(shares.items(), key=lambda item: item[1])
+    said = f"{name} ({share:.0%})"
+    return Sample(prompt, said, shown=said, new_tokens=0)
 
 
 def logits_of(model: nn.Module, pictures: NDArray[np.uint8]) -> Tensor:

@@ -148,7 +148,7 @@ def latency(settings: dict[str, Any], clock: Clock) -> None:
     """Time to the next token: a pass over T tokens in PyTorch and ONNX Runtime, and one step with PyTorch's cache."""
     import torch
 
-    from pipeline.export.compare import Runner, random_ids
+    from pipeline.export.compare import Runner, random_inputs
     from pipeline.models.generate import generate
     from pipeline.models.store import load_model
 
@@ -164,13 +164,13 @@ def latency(settings: dict[str, Any], clock: Clock) -> None:
             Runner("onnx", onnx, threads=threads) as onnxruntime,
         ):
             for length in (longest // 4, longest):
-                ids = random_ids(model, 1, length)
+                ids = random_inputs(model, 1, length)
                 for _ in range(settings["latency_rounds"]):  # in turns, so that a busy machine slows both
                     for name, runner in (("pytorch", pytorch), ("onnx", onnxruntime)):
                         got = runner.seconds(ids, warm_ups=5, runs=settings["latency_runs"])
                         times[name].setdefault(length, []).extend(got)
         for length in (longest // 4, longest * 3 // 4):
-            prompt = random_ids(model, 1, length)[0].tolist()
+            prompt = random_inputs(model, 1, length)[0].tolist()
             tokens = generate(model, prompt, max_new_tokens=longest - length)
             for _ in range(2):  # the prompt itself, and a first step
                 next(tokens)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.export.compare import Difference, Greedy, Runner, compare_greedy, random_ids, worst
+from pipeline.export.compare import Difference, Greedy, Runner, compare_greedy, random_inputs, worst
 from pipeline.export.formats import FORMATS
 from pipeline.models.store import load_model
 
@@ -27,7 +27,7 @@ def test_an_onnx_file_runs_in_a_process_without_torch(onnx_runner):
 
 
 def test_logits_come_back_from_the_other_process_unchanged(onnx_runner, export_folder, model_folder):
-    ids = random_ids(load_model(model_folder)[0], 2, 9)
+    ids = random_inputs(load_model(model_folder)[0], 2, 9)
 
     logits = onnx_runner.logits(ids)
 
@@ -45,7 +45,7 @@ def test_greedy_tokens_are_those_of_the_model_with_its_cache(onnx_runner, model_
 
 
 def test_timing_gives_one_figure_for_each_run(onnx_runner, model_folder):
-    ids = random_ids(load_model(model_folder)[0], 1, 4)
+    ids = random_inputs(load_model(model_folder)[0], 1, 4)
 
     seconds = onnx_runner.seconds(ids, warm_ups=1, runs=7)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.errors import ArtifactError, ExportError
-from pipeline.export.compare import comparison_shapes, random_ids
+from pipeline.export.compare import comparison_shapes, random_inputs
 from pipeline.export.formats import FORMATS, Source, traced_length, write_formats
 from pipeline.models.store import load_model
 
@@ -34,7 +34,7 @@ KINDS = {
 def _assert_same(model, path, name):
     run = FORMATS[name].open(path, 1)
     for batch, length in comparison_shapes(model.max_seq_len):
-        ids = random_ids(model, batch, length)
+        ids = random_inputs(model, batch, length)
         with torch.inference_mode():
             expected = model(torch.from_numpy(ids)).numpy()
         np.testing.assert_allclose(run(ids), expected, rtol=0, atol=1e-5, err_msg=f"{batch} x {length}")
