@@ -131,22 +131,15 @@ def _restart_the_schedule() -> None:
     train_run.learning_rate_at = restarted
 
 
-def _stray(index_of: Callable[[int, list[int], int], int]) -> Callable[[], None]:
-    """Batches of other indices, from the right one, all that this process asked for, and how many there are."""
+def _order_of_the_process() -> None:
+    from pipeline.data.batches import Batches
 
-    def make() -> None:
-        from pipeline.data.batches import Batches
+    batch: Any = Batches.batch
 
-        batch: Any = Batches.batch
-        asked: list[int] = []
+    def strayed(self: Any, epoch: int, index: int) -> Any:
+        return batch(self, epoch, (index + os.getpid()) % self.per_epoch)
 
-        def strayed(self: Any, epoch: int, index: int) -> Any:
-            asked.append(index)
-            return batch(self, epoch, index_of(index, asked, self.per_epoch))
-
-        Batches.batch = strayed  # type: ignore[method-assign]
-
-    return make
+    Batches.batch = strayed  # type: ignore[method-assign]
 
 
 DEFECTS: Mapping[str, Defect] = {
@@ -163,12 +156,14 @@ DEFECTS: Mapping[str, Defect] = {
             "torch": lambda state: f"{int(state[:2], 16) ^ 1:02x}{state[2:]}",
         }.items()
     },
+    "progress: stopped_early": Defect(_change_what_is_read(_progress("stopped_early")), "progress: step"),
     "progress: step": Defect(_change_what_is_read(_one_step_less), "progress: tokens"),
     **{
         f"progress: {name}": Defect(_change_what_is_read(_progress(name)), f"progress: {name}")
         for name in (
             "epoch", "cursor", "tokens", "epoch_history", "best_val_loss", "best_step", "best_metrics",
-            "evaluations_without_gain", "loss_scale_steps", *_OTHERWISE,
+            "evaluations_without_gain", "loss_scale_steps",
+            *sorted(_OTHERWISE.keys() - {"stopped_early"}),
         )
     },
     **{  # they are counted into the history when the epoch ends
@@ -177,10 +172,7 @@ DEFECTS: Mapping[str, Defect] = {
     },
     "which weights are the best": Defect(_forget_the_best, "best weights"),
     "a schedule that begins anew": Defect(_restart_the_schedule, "every step: learning_rate"),
-    "batches in an order of the process's own": Defect(
-        _stray(lambda index, _, number: (index + os.getpid()) % number), "every step: loss"
-    ),
-    "batches that begin the epoch again": Defect(_stray(lambda index, asked, _: index - asked[0]), "every step: loss"),
+    "batches in an order of the process's own": Defect(_order_of_the_process, "every step: loss"),
 }  # fmt: skip
 
 
