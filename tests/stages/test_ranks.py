@@ -280,7 +280,7 @@ def test_a_rank_that_does_not_answer_ends_the_run_in_time(make):
     _, said = process.communicate(timeout=SECONDS)
 
     assert process.returncode == 4, said
-    assert "another process of this run has ended, or has not answered in time" in said
+    assert said.count("error: ") == 1  # that it was silent, or that the launcher had to kill it
     assert not stuck.is_running()
 
 
