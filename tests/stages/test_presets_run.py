@@ -21,8 +21,8 @@ pytestmark = pytest.mark.e2e
 
 # What only costs time: fewer texts, pieces, layers and steps, no compiling. Which parts are at work stays as it is.
 SMALLER: dict[str, Any] = {
-    "dataset.max_train_samples": 20,
-    "dataset.max_val_samples": 4,
+    "dataset.max_train_samples": 5,
+    "dataset.max_val_samples": 1,
     "training.epochs": 1,
     "training.max_steps": 2,
     "training.early_stopping_patience": None,
@@ -39,6 +39,7 @@ ONE_BLOCK = {"model.blocks_per_stage": 1}
 OWN: dict[str, dict[str, Any]] = {
     "vision_tiny": {"dataset.max_train_samples": 500, "dataset.max_val_samples": 100},
     "cls_tiny": {"dataset.max_train_samples": 500, "dataset.max_val_samples": 100},
+    "seq2seq_tiny": {"dataset.max_train_samples": 2000, "dataset.max_val_samples": 100},
     "distributed": {"hardware.devices": 2},  # processes on this machine instead of four GPUs
     "production": {"export.export_bundle": False},  # what this version cannot do yet, as the preset's warning says
     "fast_dev": {"tokenizer.vocab_size": 101},
