@@ -29,7 +29,7 @@ COMMANDS = {
     "migrate": "Carry documents of earlier versions and systems over to today's schemas.",
     "run": "Build what the spec describes.",
     "generate": "Continue a text with the trained model.",
-    "classify": "Say which class a text belongs to.",
+    "classify": "Say which class a text or a picture belongs to.",
     "compare": "Compare spec and results with a git revision.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",

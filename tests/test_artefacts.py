@@ -26,6 +26,7 @@ from pipeline.data.documents import read_split
 from pipeline.data.download import fetch_url
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.files import parse_artefact, read_artefact, write_artefact
+from pipeline.stages.trackers import Trackers
 from pipeline.stages.train_record import Record
 
 # What a run leaves that is not data of a schema, and why.
@@ -319,7 +320,7 @@ def test_a_damaged_record_of_a_run_names_the_line_and_what_to_do(real, tmp_path)
     path.write_text(first + "\0\0\0\n" + "".join(others))
 
     with pytest.raises(ArtifactError, match="not valid JSON") as caught:
-        Record(path, resumed_step=1, log_every_n_steps=1, sample=list, shown=None)
+        Record(path, resumed_step=1, log_every_n_steps=1, sample=list, memory=dict, trackers=Trackers({}), shown=None)
 
     assert caught.value.where == f"{path}:2"
     assert caught.value.hint == f"build it again with: rm {path} && foundry run"

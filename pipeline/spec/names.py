@@ -6,7 +6,7 @@ from __future__ import annotations
 # Names are compared in lower case with `_` for `-`. A name may stand under several of ours: the section it is used in
 # decides.
 _ALSO_KNOWN_AS = {
-    "name": "experiment_name run_name project_name title",
+    "name": "experiment_name project_name title",
     "notes": "comment comments description tags",
     "schema_version": "version config_version spec_version format_version",
     "dataset": "data datasets corpus",

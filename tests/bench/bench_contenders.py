@@ -143,6 +143,7 @@ def foundry(settings: dict[str, Any], clock: Clock) -> None:
             total_steps=10**9,  # the clock ends it
             accumulation=1,
             max_grad_norm=1.0,
+            scale_loss=False,
             on_nonfinite="stop",
             eval_every_n_steps=None,
             patience=None,

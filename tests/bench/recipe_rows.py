@@ -142,7 +142,7 @@ def ours(settings: dict[str, Any], clock: Clock) -> None:
     model = Transformer(vocab_size=vocab, **{name: chosen[name] for name in _MODEL}).train()
     batches = Batches(train, length=chosen["max_seq_len"], batch_size=chosen["batch_size"], seed=settings["seed"])
     loss, execution = prepare_loss(
-        partial(loss_sum, model), model, execution, batches, fullgraph=False, dynamic=False, insist=True
+        partial(loss_sum, model), model, execution, batches.batch(0, 0), fullgraph=False, dynamic=False, insist=True
     )
     compiled = now() - began
     first = {name: tensor.clone() for name, tensor in model.state_dict().items()}

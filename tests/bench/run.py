@@ -27,6 +27,7 @@ from bench_process import Child, WorkFailedError, in_child
 
 from pipeline import console, paths
 from pipeline.files import read_json
+from pipeline.models.table import arguments_of
 from pipeline.spec import Spec, load_spec
 from pipeline.training.hardware import usable_processors
 
@@ -68,7 +69,7 @@ _QUICK_VOCABULARY = 500  # the byte pieces alone are 256
 
 def settings_of(spec: Spec, scratch: Path, *, quick: bool) -> dict[str, Any]:
     """What every part needs to know, as plain values."""
-    shape = {key: value for key, value in spec.section("model").items() if key != "model_name"}
+    shape = arguments_of(spec.section("model"), {})
     tokenizer = spec.section("tokenizer")
     settings: dict[str, Any] = {
         **(_QUICK if quick else _FULL),

@@ -95,7 +95,7 @@ def test_a_row_takes_the_steps_that_fit_into_its_time_and_is_scored_on_all_that_
 
     (figures,) = answers
     assert figures["scored"] == len(TEXT) - int(0.9 * len(TEXT)) - 1
-    assert 0 < figures["compile_seconds"] < figures["seconds"] < 4
+    assert 0 <= figures["compile_seconds"] < figures["seconds"] < 10
     assert figures["steps"] > 10
     assert figures["loss"] < 3
 

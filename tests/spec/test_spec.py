@@ -136,7 +136,16 @@ def test_the_values_of_a_stage_are_those_leaves_and_no_more():
         "checkpointing": {
             name: value for name, value in spec.section("checkpointing").items() if name != "keep_best_only"
         },
-        "logging": {"console_level": "info"},
+        "logging": {
+            name: spec.section("logging")[name]
+            for name in (
+                "console_level",
+                "run_name",
+                "wandb_entity",
+                "wandb_mode",
+                "wandb_project",
+            )
+        },
     }
     assert stage_values(spec, "export") == {"export": spec.section("export")}
 

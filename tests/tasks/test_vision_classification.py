@@ -11,6 +11,7 @@ from pipeline.data.encoded import EncodedSplit
 from pipeline.errors import CorpusError
 from pipeline.models.cnn import Cnn
 from pipeline.tasks.vision_classification import VisionClassification, classification_metrics, confusion_matrix
+from pipeline.training.distributed import World
 from pipeline.training.precision import LossScale
 from pipeline.training.step import Stepper
 
@@ -93,6 +94,7 @@ def gradients(rows, *, fits=100):
         rows=None,
         on_smaller=smaller.append,
         scale=LossScale("cpu", enabled=False),
+        world=World(),
     )
     found = stepper.gradients(0, range(source.per_epoch))
     return found, torch.cat([parameter.grad.flatten() for parameter in net.parameters()]), smaller

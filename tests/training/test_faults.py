@@ -268,7 +268,7 @@ def test_a_run_whose_first_steps_are_skipped_can_be_stopped_and_resumed(make_ben
 
 
 def test_a_last_step_that_is_followed_by_no_evaluation_leaves_no_weights_that_are_not_finite(make_bench: Make) -> None:
-    bench = make_bench(epochs=1, max_steps=1, max_grad_norm=None, learning_rate=1e38, save_every_n_steps=None)
+    bench = make_bench(epochs=1, max_steps=1, max_grad_norm=None, learning_rate=1e38, every_n_steps=None)
     bench.held_out = bench.held_out[:0]
 
     with pytest.raises(TrainingError, match=r"the weight .* is not finite"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,7 +40,8 @@ SHAPE = {"vocab_size": 40, "d_model": 16, "num_layers": 3, "num_heads": 2, "d_ff
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run in each precision that was killed after step 13."""
     folder = tmp_path_factory.mktemp("killed")
-    subprocess.run([sys.executable, Path(__file__).with_name("killed_runs.py"), folder], check=True)
+    beside = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, Path(__file__).with_name("killed_runs.py"), folder], check=True, env=beside)
     return folder
 
 
@@ -62,7 +64,7 @@ def test_a_run_that_was_killed_ends_bit_for_bit_as_one_that_was_not(
 def test_weights_gradients_moments_and_checkpoints_have_the_type_of_the_precision(
     make_bench: Make, precision: str
 ) -> None:
-    bench = make_bench(precision=precision, save_last=True)
+    bench = make_bench(precision=precision, last=True)
     expected = PRECISIONS[precision].weights
 
     bench.start()
