@@ -12,8 +12,15 @@ from pipeline.errors import ArtifactError
 from pipeline.files import read_artefact
 from pipeline.paths import OUTPUT_OF, REPORTS, STAGES
 
+# Task → what to do with its model, and what its targets are
+_USES = {
+    "text_classification": ("foundry classify TEXT           its class, by the model", "texts"),
+    "vision_classification": ("foundry classify FILE           the class of a picture", "pictures"),
+}
+_USE = ('foundry generate "To be, or"   text from the model', "tokens")
+
 _NEXT = """\
-Next: foundry generate "To be, or"   text from the model
+Next: {use}
       make compare                   this run against the last commit
       make plots                     its curves
       edit specs/experiment.yaml, then `make run` again: only what changed is built"""
@@ -35,7 +42,7 @@ def summarize(*, ran: Mapping[str, float], restored: Sequence[str], seconds: flo
             happened = "restored from the cache" if stage in restored else "unchanged"
         folder = OUTPUT_OF[stage]
         lines.append(f"{stage:<11} {happened:<26} {folder}/ ({_megabytes(folder):.1f} MB)")
-    lines += ["", *_quality(), f"finished in {duration(seconds)}", "", _NEXT]
+    lines += ["", *_quality(), f"finished in {duration(seconds)}", "", _NEXT.format(use=_use()[0])]
     return "\n".join(lines)
 
 
@@ -43,14 +50,21 @@ def _quality() -> list[str]:
     final = _report("training_metrics.json").get("final_metrics", {})
     held_out = _report("validation.json")
     health = _report("health_report.json").get("summary", {})
+    targets = _use()[1]
     good = [
-        _figure("validation loss {:.4f} nats per token", final.get("best_val_loss")),
+        _figure(f"validation loss {{:.4f}} nats per {targets.removesuffix('s')}", final.get("best_val_loss")),
+        _figure("accuracy {:.1%}", held_out.get("metrics", {}).get("accuracy")),
         _figure("{:.4f} bits per byte", _find(held_out, "bits_per_byte") or final.get("bits_per_byte")),
     ]
-    fast = [_figure("{:,.0f} tokens/s in training", final.get("tokens_per_second"))]
+    fast = [_figure(f"{{:,.0f}} {targets}/s in training", final.get("tokens_per_second"))]
     sound = [_figure("{} checks passed", health.get("passed")), _figure("{} failed", health.get("failed"))]
     rows = {"quality": good, "speed": fast, "exports": sound}
     return [f"{name:<11} {', '.join(filter(None, figures))}" for name, figures in rows.items() if any(figures)]
+
+
+def _use() -> tuple[str, str]:
+    """What the model is good for, and what it learned from."""
+    return _USES.get(_find(_report("training_metrics.json"), "task_type"), _USE)
 
 
 def _report(name: str) -> dict[str, Any]:
