@@ -49,6 +49,13 @@ def test_a_valid_document_keeps_its_values_and_comments_and_is_formatted_once_an
     assert tidy(once, path.name) == once
 
 
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in FILES if path.is_relative_to(SPECS)])
+def test_a_shipped_spec_is_in_the_one_layout(path):
+    text = path.read_text()
+
+    assert tidy(text, path.name) == text
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_layout_is_final_however_lines_comments_and_indentation_came(data):
