@@ -175,7 +175,8 @@ FLAT_CONFIGS = st.fixed_dictionaries(
         "validation_split": st.floats(1e-6, 0.5),
         "compile_mode": st.sampled_from([None, "default", "reduce-overhead", "max-autotune"]),
         "compile_dynamic": st.booleans(),
-        "strategy": st.sampled_from([None, "auto", "ddp", "fsdp_native", "dp"]),
+        # fsdp_native is refused beside a scaled loss.
+        "strategy": st.sampled_from([None, "auto", "ddp", "dp"]),
         "devices": st.sampled_from(["auto", None, 1, 4]),
         # 16-true alone is refused: it wants a larger adam_epsilon, which these files cannot say.
         "precision": st.sampled_from(["32", "16", "bf16", "16-mixed", "bf16-mixed", "32-true", "bf16-true"]),
@@ -187,7 +188,8 @@ FLAT_CONFIGS = st.fixed_dictionaries(
         "max_train_samples": st.none() | st.integers(1, 10**12),
         "save_every_n_epochs": st.integers(1, 1_000_000),
         "export_formats": st.lists(st.sampled_from(["onnx", "torchscript", "pytorch"]), min_size=1, unique=True),
-        "run_name": st.none() | st.text(max_size=120),
+        "run_name": st.none()
+        | st.text(st.characters(categories=["L", "N"], include_characters=" ,.-_"), min_size=1, max_size=120),
         "notes": st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
         "checkpoint_dir": st.just("/content/drive"),
         "wandb_project": st.just("transformer-builder-training"),
@@ -207,7 +209,7 @@ def test_every_valid_flat_config_becomes_a_spec_that_passes_the_check_with_every
     assert [fate.old for fate in found.fates] == list(config)
     spec = parse_spec(json.dumps(found.values).encode(), "new.json").to_dict()
     for fate in found.fates:
-        if fate.new and fate.old != "run_name":
+        if fate.new:
             section, _, name = fate.new.partition(".")
             assert (spec[section][name] if name else spec[section]) == fate.value
 
@@ -236,7 +238,7 @@ def test_the_proof_fails_when_the_new_text_says_something_else(tmp_path):
         ({**FLAT, "gradient_accumulation_steps": 4, "accumulate_grad_batches": 1}, "E0606", "accumulate_grad_batches",
          "keep one of them: --drop gradient_accumulation_steps or --drop accumulate_grad_batches"),
         ({**FLAT, "gradient_accumulation_steps": 1, "accumulate_grad_batches": True}, "E0606", "batches", ""),
-        ({**FLAT, "model_type": "bert"}, "E0607", "bert", "keep it with the system it is for"),
+        ({**FLAT, "model_type": "bert"}, "E0607", "bert", "foundry new NAME --from PRESET"),
         ({**FLAT, "model_type": "T5"}, "E0607", "T5", ""),
         ({**FLAT, "model_type": "custom"}, "E0607", "custom", ""),
         ({"task_name": "vision_tiny", "num_layers": 2}, "E0607", "vision_tiny", ""),
@@ -245,8 +247,6 @@ def test_the_proof_fails_when_the_new_text_says_something_else(tmp_path):
         (TRAINER.replace("causal_lm", "masked_lm"), "E0607", "masked_lm", ""),
         (TRAINER.replace("sentencepiece", "wordpiece"), "E0607", "wordpiece", ""),
         (TRAINER.replace("test_corpus: null", "test_corpus: more"), "E0605", "more", "--drop data.test_corpus"),
-        (TRAINER.replace("gelu", "relu"), "E0605", "relu", ""),
-        (TRAINER.replace("checkpoint_schedule: []", "checkpoint_schedule: [0, 10]"), "E0605", "[0, 10]", ""),
         (TRAINER.replace("attention_dropout: 0.1", "attention_dropout: 0.2"), "E0606", "attention_dropout", ""),
         (TRAINER.replace("embedding_size: 192", "embedding_size: 96"), "E0606", " hidden_size", ""),
         ({"tier": "4", "export": {"quantization": "dynamic"}}, "E0605", "dynamic", "--drop export.quantization"),
@@ -280,6 +280,7 @@ def test_what_has_no_meaning_today_is_an_error_at_its_key(problems_of, content, 
         ("task_name: x\nnum_layers: 2\nepochs: 1\nepochs: 2\n", "E0108", "epochs: 2"),
         ({**FLAT, "max_grad_norm": -1}, "E0303", "max_grad_norm"),
         ({**FLAT, "strategy": "xyz"}, "E0304", "xyz"),
+        (TRAINER.replace("gelu", "relu"), "E0304", "relu"),
         (TRAINER.replace(": 192", ": 190"), "E0401", "attention_heads"),
         ({**FINETUNING, "tools": {}}, "E0301", "tools"),
         ({**FINETUNING, "model": {**FINETUNING["model"], "torch_dtype": "bf16"}}, "E0304", "bf16"),

@@ -180,6 +180,11 @@ def switch(yes: Any, no: Any) -> Callable[[Any], Any]:
     return lambda value: (yes if value else no) if isinstance(value, bool) else value
 
 
+def unless_null(value: Any) -> Any:
+    """A value where there is one."""
+    return UNSET if value is None else value
+
+
 def listed_alone(value: Any) -> Any:
     """One text as a list of one."""
     return [value] if isinstance(value, str) else value

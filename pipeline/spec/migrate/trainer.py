@@ -7,7 +7,9 @@ from typing import Any
 from pipeline.spec.migrate.names import as_name
 from pipeline.spec.migrate.table import (
     NO_BUDGETS,
+    UNSET,
     Carried,
+    Derived,
     Dialect,
     Dropped,
     Fixed,
@@ -23,8 +25,7 @@ _UNTRAINED = {
     name: f"models of architecture {name} cannot be trained: this version trains decoder-only transformers"
     for name in ("bert", "lstm", "rnn", "gru", "mamba")
 }
-_SCHEDULED = "only auto_generate_checkpoints reads it"
-_TO_RESUME = "checkpoints are kept to resume from, and go when training has finished"
+_IN_STEPS = "counts optimizer steps, as it was planned; the earlier loop counted micro-batches"
 
 
 def _special_tokens(value: Any) -> Any:
@@ -82,11 +83,7 @@ TRAINER = Dialect(
         Carried("model.transformer.attention_heads", "model.num_heads"),
         Carried("model.transformer.dropout", "model.dropout"),
         Carried("model.transformer.attention_dropout", "model.dropout"),
-        Lost(
-            "model.transformer.activation_function",
-            is_one_of(None, "gelu", "gelu_new"),
-            "the feed-forward part of model_type gpt is GELU",
-        ),
+        Carried("model.transformer.activation_function", "model.activation", meaning=words({"gelu_new": "gelu"})),
         Dropped("model.bert.*", "only architecture bert reads it"),
         Dropped("model.rnn.*", "only architectures rnn, lstm and gru read it"),
         Dropped("model.mamba.*", "only architecture mamba reads it"),
@@ -100,7 +97,7 @@ TRAINER = Dialect(
             "training.train_steps",
             "training.max_steps",
             None,
-            note="counts optimizer steps, as it was planned; the earlier loop stopped after so many micro-batches",
+            note=_IN_STEPS,
         ),
         Carried(
             "training.warmup_steps",
@@ -131,14 +128,19 @@ TRAINER = Dialect(
         # Checkpoints
         Dropped("training.output_dir", "the model is written to artifacts/model"),
         Dropped("training.resume_from_checkpoint", "an interrupted run goes on by itself"),
-        Lost("training.checkpoint_schedule", is_one_of(None, []), _TO_RESUME),
-        Lost("training.auto_generate_checkpoints", is_one_of(False), _TO_RESUME),
-        Dropped("training.first_epoch_checkpoints", _SCHEDULED),
-        Dropped("training.subsequent_epochs_spacing", _SCHEDULED),
-        Dropped("training.log_base", _SCHEDULED),
-        Dropped("training.linear_interval", _SCHEDULED),
-        Dropped("training.min_checkpoint_interval", _SCHEDULED),
-        Dropped("training.min_checkpoints_per_epoch", _SCHEDULED),
+        Carried("training.checkpoint_schedule", "checkpointing.checkpoint_schedule", [], note=_IN_STEPS),
+        Carried("training.auto_generate_checkpoints", "checkpointing.auto_generate_checkpoints", False),
+        *(
+            Carried(f"training.{name}", f"checkpointing.{name}", default)
+            for name, default in (
+                ("first_epoch_checkpoints", 20),
+                ("subsequent_epochs_spacing", "log"),
+                ("log_base", 2.0),
+                ("linear_interval", None),
+                ("min_checkpoint_interval", 100),
+                ("min_checkpoints_per_epoch", 5),
+            )
+        ),
         # Logging
         Carried(
             "logging.console_level",
@@ -152,7 +154,7 @@ TRAINER = Dialect(
             "logging.log_metrics_every_n_steps",
             "logging.log_every_n_steps",
             10,
-            note="counts optimizer steps; the earlier loop counted micro-batches",
+            note=_IN_STEPS,
         ),
         Dropped("logging.file_level", "what a run says goes to the console; reports/ holds its figures"),
         Dropped("logging.dir", "reports/ holds the figures of a run"),
@@ -163,6 +165,14 @@ TRAINER = Dialect(
         Dropped("logging.profile_performance", "throughput and time are always measured"),
         Dropped("logging.*memory*", "peak memory is always measured"),
         Dropped("logging.max_errors_to_track", "the first error ends a run"),
+    ),
+    derived=(
+        Derived(
+            "logging.wandb_mode",
+            "logging.use_wandb",
+            lambda used: "online" if used is True else UNSET,
+            "it sent its figures while training",
+        ),
     ),
     fixed=(
         Fixed("dataset.source.kind", "files", "it read files"),

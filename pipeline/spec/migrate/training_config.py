@@ -8,6 +8,7 @@ from pipeline.spec.migrate.names import as_name
 from pipeline.spec.migrate.table import (
     NO_BUDGETS,
     PYTORCH_ADAM,
+    UNSET,
     Carried,
     Derived,
     Dialect,
@@ -15,18 +16,20 @@ from pipeline.spec.migrate.table import (
     Fixed,
     Lost,
     is_one_of,
+    unless_null,
 )
 
 _NO_CODE = "a spec names no code, and this model is a Python file"
-_TRACKING = "trackers are switched on with logging.use_tensorboard and logging.use_wandb"
+_IDLE_TRACKER = "read once logging.use_wandb is true; the earlier file had no switch for it"
 _UNTRAINED = {
     "bert": "models of type bert (masked, encoder-only) cannot be trained: this version trains decoder-only models",
     "t5": "models of type t5 (encoder-decoder) cannot be trained: this version trains decoder-only models",
     "custom": f"models of type custom cannot be carried over: {_NO_CODE}",
 }
 _OTHER_TASKS = {
-    name: f"the task {name} cannot be trained: this version trains language models"
-    for name in ("cls_tiny", "seq2seq_tiny", "vision_tiny")
+    "cls_tiny": "the task cls_tiny is about classes, and this file does not say where the class of a text stands",
+    "seq2seq_tiny": "the task seq2seq_tiny is about pairs, and this file does not say where the targets stand",
+    "vision_tiny": "the task vision_tiny is about pictures, and this file describes a model of text",
 }
 _SMALLEST_BPE, _LARGEST_BPE = 5_000, 100_000  # outside, its tokenizer took characters
 
@@ -44,7 +47,7 @@ TRAINING_CONFIG = Dialect(
     split_of_text="dataset_split",
     subset_of_text="dataset_subset",
     rows=(
-        Carried("run_name", "name", meaning=as_name),
+        Carried("run_name", "logging.run_name", meaning=unless_null, note="the experiment is named after it, too"),
         Carried("notes", "notes", ""),
         # The text
         Carried("dataset_name", "dataset.dataset_name", "wikitext-103-v1"),
@@ -100,7 +103,9 @@ TRAINING_CONFIG = Dialect(
         Carried("save_every_n_epochs", "checkpointing.save_every_n_epochs", 5),
         Carried("keep_best_only", "checkpointing.keep_best_only", False),
         Dropped("checkpoint_dir", "checkpoints are kept under .work/runs, by what they were trained from"),
-        Dropped("wandb_*", _TRACKING),
+        Carried("wandb_project", "logging.wandb_project", "transformer-builder-training", note=_IDLE_TRACKER),
+        Carried("wandb_entity", "logging.wandb_entity", None, note=_IDLE_TRACKER),
+        Carried("wandb_run_name", "logging.run_name", meaning=unless_null),
         Dropped("created_at", "git knows when a file was made"),
         Dropped("config_version", "schema_version says what the file is written for"),
         # Exports
@@ -138,6 +143,7 @@ TRAINING_CONFIG = Dialect(
         Dropped("eval.eval_on_start", "the loss of the first step says what an untrained model scores"),
     ),
     derived=(
+        Derived("name", "run_name", lambda name: UNSET if name is UNSET else as_name(name), "what the run was called"),
         Derived("tokenizer.tokenizer_type", "vocab_size", _algorithm, "bpe from 5,000 to 100,000 pieces, else char"),
         Derived(
             "tokenizer.byte_fallback",

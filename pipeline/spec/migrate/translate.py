@@ -20,6 +20,7 @@ from pipeline.spec.schema import resolve, schema_at, schema_of
 from pipeline.spec.words import spelled
 
 _SO_ANYWAY = "it says what is so anyway"
+_ANEW = "keep it with the system it is for, or begin anew: foundry presets, then foundry new NAME --from PRESET"
 FROM_FILE, FROM_DEFAULT, FROM_HABIT, FROM_CALLER = "file", "default", "habit", "caller"
 
 
@@ -175,7 +176,7 @@ def _take(found: Translation, keys: Keys, old: str, value: Any) -> None:
 
 def _carry(found: Translation, row: Carried, fate: Fate) -> None:
     if why := row.refuses.get(str(fate.value).lower()):
-        found.problems.append(_problem(found, "E0607", why, fate.keys, "keep it with the system it is for"))
+        found.problems.append(_problem(found, "E0607", why, fate.keys, _ANEW))
         return
     if not _is_usable(fate.value):
         found.fates.append(fate)  # what is wrong with it is among the problems already
