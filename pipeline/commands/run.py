@@ -87,12 +87,28 @@ def plan(first: str | None) -> Plan:
     if first is not None:
         forced = STAGES[STAGES.index(first) :]
         before = STAGES[: STAGES.index(first)]
-        commands = [["repro", before[-1]]] if before else []
+        commands = _up_to(before[-1]) if before else []
         return Plan([*commands, ["repro", "--force", "--downstream", first]], list(forced))
     if changed := changed_sources():
         console.say(f"{changed} is not what the corpus was built from: building it again")
-        return Plan([["repro", "--force", "--single-item", "corpus"], ["repro"]], [])
-    return Plan([["repro"]], [])
+        return Plan([["repro", "--force", "--single-item", "corpus"], *_up_to(None)], [])
+    return Plan(_up_to(None), [])
+
+
+def _up_to(stage: str | None) -> list[list[str]]:
+    """What brings a stage, or all of them, up to date with those before it.
+
+    DVC does not know the folder that training may start from: the spec names it, not dvc.yaml. So the model is trained
+    again from here when the weights there have changed, and DVC is kept from restoring one that began with others.
+    """
+    target = [] if stage is None else [stage]
+    if (stage is not None and stage not in STAGES[STAGES.index("train") :]) or _start_of_spec() is None:
+        return [["repro", *target]]
+    force = []
+    if changed := changed_start():
+        console.say(f"the weights in {changed} are not those that the model began with: training it again")
+        force = ["--force"]
+    return [["repro", "tokenizer"], ["repro", "--single-item", "--no-run-cache", *force, "train"], ["repro", *target]]
 
 
 def changed_sources() -> str:
@@ -118,6 +134,29 @@ def changed_sources() -> str:
         return ""  # a stage finds the same and says what to do about it
     changed = (name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
     return min(changed, default="") if now else ""
+
+
+def changed_start() -> str:
+    """The folder that training starts from, if its weights are not those that the model began with; else empty."""
+    from pipeline.files import MANIFEST
+    from pipeline.spec.project import WEIGHTS
+
+    path, manifest = _start_of_spec(), OUTPUT_OF["train"] / MANIFEST
+    if path is None or not manifest.is_file():
+        return ""
+    try:
+        began = read_artefact(manifest, "manifest")["inputs"].get("start")
+        there = read_artefact(Path(path) / MANIFEST, "manifest")["files"].get(WEIGHTS, {}).get("sha256")
+    except (FoundryError, OSError):
+        return ""  # a folder that has gone is not needed as long as the model stands; else the stage says so
+    return path if there != began else ""
+
+
+def _start_of_spec() -> str | None:
+    from pipeline.spec import load_spec
+
+    path: str | None = load_spec(DEFAULT_SPEC).section("training")["resume_from_checkpoint"]
+    return path
 
 
 def supervise(plan: Plan, *, run: str, exact: bool = False) -> None:

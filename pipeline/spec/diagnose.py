@@ -51,6 +51,7 @@ CODES = {
     "E0411": "several machines for a strategy of one process",
     "E0412": "an epsilon that float16 cannot hold",
     "E0413": "a loss scale for parts of a model",
+    "E0414": "a start from what training makes",
     "E0421": "task for another kind of source",
     "E0422": "pictures of an unknown kind of colour",
     "E0423": "model for another kind of task",

@@ -331,6 +331,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {strategy: fsdp, precision: 16-mixed}\n",
         "hardware: {strategy: fsdp, precision: bf16-mixed}\n",
     ),
+    "E0414": Explanation(
+        "The outputs of training, validation and export change with every training, so each run would begin with what "
+        "the one before it made and none could be repeated. A copy stays what it is.",
+        "training: {resume_from_checkpoint: artifacts/model}\n",
+        "training: {resume_from_checkpoint: earlier}\n",
+    ),
     "E0431": Explanation(
         "A classifier learns the class of each text. It stands in a field of JSON Lines records, or is the name of the "
         "folder that the file lies in.",
@@ -624,9 +630,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         "export: {formats: [onnx, torchscript]}\n",
     ),
     "W0111": Explanation(
-        "The path is relative to the project folder and nothing is there now. It may be made later, so this is no "
-        "error.",
-        "training: {resume_from_checkpoint: artifacts/no-such-model}\n",
+        "The path is relative to the project folder and no weights are there now. They may be put there later, so this "
+        "is no error.",
+        "training: {resume_from_checkpoint: no-such-model}\n",
         "training: {resume_from_checkpoint: null}\n",
     ),
     "W0112": Explanation(

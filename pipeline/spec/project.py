@@ -20,6 +20,7 @@ _CORPUS = ("dataset.dataset_name", *(f"dataset.{name}" for name in _SPLIT))
 # A token of text is some three characters long (reports/tokenizer.json has it), so that with fewer than this a piece is
 # seen fewer than ten times in an epoch: too few to learn what it means.
 _CHARACTERS_FOR_A_PIECE = 30
+WEIGHTS = "model.safetensors"  # in every model folder and checkpoint
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it read
 
 def weights_are_there(project: Project, resume_from_checkpoint: str | None) -> Finding:
     """Training cannot start from weights that are not there."""
-    if resume_from_checkpoint is None or (project.folder / resume_from_checkpoint).exists():
+    if resume_from_checkpoint is None or (project.folder / resume_from_checkpoint / WEIGHTS).exists():
         return None
-    return f"there is no {resume_from_checkpoint} in this project", "paths are relative to the project folder"
+    message = f"there is no {resume_from_checkpoint}/{WEIGHTS} in this project"
+    return message, "paths are relative to the project folder, and lead to a model folder or a checkpoint"
 
 
 def base_is_there(project: Project, base: str) -> Finding:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Callable
 from dataclasses import replace
 
+from pipeline.paths import OUTPUT_OF
 from pipeline.spec import holes
 from pipeline.spec.kind_rules import INNER_RULES_OF_KINDS, RULES_OF_KINDS, UNREAD_OF_KINDS
 from pipeline.spec.oddities import ODD_EXPERIMENT
@@ -247,6 +249,20 @@ def parts_have_no_loss_scale(strategy: str | None, precision: str) -> Finding:
     )
 
 
+def start_is_not_what_follows(resume_from_checkpoint: str | None) -> Finding:
+    """Each run would begin with what the one before it made, and DVC removes an output before it is made again."""
+    if resume_from_checkpoint is None:
+        return None
+    path = posixpath.normpath(resume_from_checkpoint)
+    made = [OUTPUT_OF[stage].as_posix() for stage in ("train", "validate", "export")]
+    if not any(path == folder or path.startswith(f"{folder}/") for folder in made):
+        return None
+    return (
+        f"training cannot start from {path}, which follows from training itself",
+        f"copy it, `cp -r {path} earlier`, and start from the copy",
+    )
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -274,6 +290,7 @@ _EXPERIMENT = (
     Rule("E0411", ("hardware.strategy", "hardware.num_nodes"), one_process_stays_on_one_machine),
     Rule("E0413", ("hardware.strategy", "hardware.precision"), parts_have_no_loss_scale),
     Rule("E0412", ("hardware.precision", "optimizer.adam_epsilon"), epsilon_is_seen_in_float16),
+    Rule("E0414", ("training.resume_from_checkpoint",), start_is_not_what_follows),
     Rule("E0421", ("task.task_type", "dataset.source.kind"), task_is_about_the_source),
     Rule("E0422", ("dataset.source.image_size",), pictures_are_grey_or_coloured),
     Rule("E0423", ("model.model_type", "task.task_type"), model_fits_the_task),
@@ -458,12 +475,6 @@ _EXPERIMENT_UNSUPPORTED = (
         lambda kind: kind not in ("lm", "seq2seq", "text_classification", "vision_classification"),
         "it trains lm, seq2seq, text_classification and vision_classification",
         "set it to one of them",
-    ),
-    Unsupported(
-        "training.resume_from_checkpoint",
-        lambda path: path is not None,
-        "training starts from random weights only",
-        "set it to null; an interrupted run goes on by itself",
     ),
     Unsupported(
         "export.quantization", lambda kind: kind is not None, "every format is written in float32", "set it to null"

@@ -82,10 +82,14 @@ def run_training(
     Raises:
         ArtifactError: the encoded corpus is missing or damaged.
         TrainingError: the task asks for other classes than the corpus has or for a metric that it does not measure, the
-            split has no documents, or training cannot go on.
+            split has no documents, the spec names weights to start from (the model has its own), or training cannot go
+            on.
     """
     started = time.monotonic()
     spec = training_cfg.spec if isinstance(training_cfg, TrainingConfig) else training_cfg
+    if spec.training.resume_from_checkpoint is not None:
+        hint = "set it to null, and give the model the weights itself: pipeline.models.store.load_model reads them"
+        raise TrainingError("training.resume_from_checkpoint is not for a model of your own", hint=hint)
     verify_manifest(encoded, rebuild="foundry run --from tokenizer --force")
     setup = _set_up(model, adapter, spec, encoded, _held_out(encoded, task_spec, eval_cfg))
     evaluations: dict[int, dict[str, float]] = {}
@@ -170,6 +174,7 @@ def _set_up(model: nn.Module, adapter: Task, spec: Spec, encoded: Path, held_out
         rows=None,
         world=ALONE,
         shares=1,
+        start=None,
     )
 
 

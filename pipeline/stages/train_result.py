@@ -11,13 +11,13 @@ from typing import Any
 
 from pipeline import __version__, console
 from pipeline.data.encoded import beside_model
-from pipeline.files import manifest_hash, output_folder, write_artefact
+from pipeline.files import output_folder, write_artefact
 from pipeline.models.model import Model
 from pipeline.models.store import BEST, FINAL, copy_weights, save_model
 from pipeline.paths import OUTPUT_OF, REPORTS
 from pipeline.spec import Spec, stage_values
 from pipeline.stages.train_record import Record
-from pipeline.stages.train_setup import Setup
+from pipeline.stages.train_setup import Setup, inputs_of
 from pipeline.training.loop import Result
 from pipeline.training.precision import in_float32
 
@@ -47,6 +47,7 @@ def training_metrics(
         "configuration": spec.to_dict(),
         "execution": setup.execution.to_dict(),
         "world": setup.describe_world(),
+        **setup.describe_start(),
         "final_metrics": {
             "best_val_loss": progress.best_val_loss,
             "best_step": progress.best_step,
@@ -108,7 +109,7 @@ def write_model(
         OUTPUT_OF["train"],
         stage="train",
         sections=sections,
-        inputs={"tokenizer": manifest_hash(encoded)},
+        inputs=inputs_of(encoded, setup.start),
         spec_hash=spec.hash(),
     ) as folder:
         save_model(folder, in_float32(model), description, weights=FINAL)

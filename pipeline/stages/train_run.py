@@ -15,7 +15,7 @@ import torch
 
 from pipeline import console, ranks
 from pipeline.errors import FoundryError
-from pipeline.files import canonical_json, manifest_hash, sha256_bytes, sha256_file, verify_manifest
+from pipeline.files import canonical_json, sha256_bytes, sha256_file, verify_manifest
 from pipeline.paths import OUTPUT_OF, work_dir
 from pipeline.revision import revision
 from pipeline.spec import Spec, stage_values
@@ -26,7 +26,7 @@ from pipeline.stages.trackers import Run, require_trackers, tracking
 from pipeline.stages.train_memory import estimate_of_shortage
 from pipeline.stages.train_record import Follower, Record, last_step
 from pipeline.stages.train_result import now, training_metrics, write_model
-from pipeline.stages.train_setup import Setup, set_up
+from pipeline.stages.train_setup import Setup, inputs_of, set_up, tokenizer_hash
 from pipeline.stages.train_signals import listen_for_signals
 from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
@@ -39,9 +39,9 @@ from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup
 from pipeline.training.precision import PRECISIONS, in_float32
 from pipeline.training.run_folder import LOCK, checkpoints_in, locked, prune
 from pipeline.training.saver import Saver
+from pipeline.training.warm_start import Start, read_start, remembered_starts
 
 _SOURCE = Path(__file__).resolve().parents[2]
-TOKENIZER = "tokenizer.model"  # of an encoded corpus of text
 
 
 def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
@@ -61,8 +61,9 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
             console.warn(warning)
     source = OUTPUT_OF["tokenizer"]
     verify_manifest(source, rebuild="foundry run --from tokenizer --force")
-    mark = fingerprint(spec, inputs={"tokenizer": manifest_hash(source)})
-    run_folder = work_dir() / "runs" / mark[:16]  # 64 bits: plenty to tell the runs of one machine apart
+    start = find_start(spec, source)
+    mark = fingerprint(spec, inputs=inputs_of(source, start))
+    run_folder = work_dir() / "runs" / _name(mark)
     world = join(arrangement, strategy=spec.hardware.strategy, seed=spec.reproducibility.random_seed)
     stop = listen_for_signals(world)
     with locked(run_folder) if world.is_first else nullcontext():
@@ -71,10 +72,10 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
         agreed(world, checkpoint and checkpoint.step, "checkpoints")
         for problem in problems:
             console.warn(problem)
-        if checkpoint is None and (reason := why_afresh(spec, run_folder)):
+        if checkpoint is None and (reason := why_afresh(spec, run_folder, start)):
             console.say(reason)
         shares = arrangement.shares or (checkpoint.state["world"]["devices"] if checkpoint else world.size)
-        setup = set_up(spec, source, checkpoint, world=world, shares=shares)
+        setup = set_up(spec, source, checkpoint, start, world=world, shares=shares)
         if checkpoint is not None and exact:
             require_same_execution(setup.execution, checkpoint.state["execution"])
             require_same_processes(world.size, checkpoint.state["world"])
@@ -92,6 +93,33 @@ def build(spec: Spec, *, keep_run: bool = False, exact: bool = False) -> None:
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(run_folder, ignore_errors=True)
+
+
+def find_start(spec: Spec, source: Path) -> Start | None:
+    """What a run of a spec begins with; None: random weights.
+
+    If the folder has gone since the run was interrupted, its checkpoints know what it began with.
+
+    Args:
+        spec: the experiment.
+        source: the output folder of its tokenizer stage.
+
+    Raises:
+        TrainingError: the folder is missing or damaged.
+    """
+    path = spec.training.resume_from_checkpoint
+    if path is None:
+        return None
+    if not Path(path).exists():
+        for name, start in remembered_starts(work_dir() / "runs", path):
+            if name == _name(fingerprint(spec, inputs=inputs_of(source, start))):
+                return start
+    return read_start(path)
+
+
+def _name(mark: str) -> str:
+    """The run folder of a fingerprint."""
+    return mark[:16]  # 64 bits: plenty to tell the runs of one machine apart
 
 
 def fingerprint(spec: Spec, *, inputs: dict[str, str]) -> str:
@@ -175,6 +203,7 @@ def _train(
                 "spec": spec.to_dict(),
                 "execution": setup.execution.to_dict(),
                 "world": setup.describe_world(),
+                **setup.describe_start(),
             },
             metadata={
                 "run_id": identity["run_id"],
@@ -217,11 +246,10 @@ def _train(
 
 def metadata_of(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) -> dict[str, Any]:
     """What the metadata of every checkpoint says of the run."""
-    tokenizer = encoded / TOKENIZER
     return {
         "experiment": spec.name,
         "spec_hash": spec.hash(),
-        "tokenizer": sha256_file(tokenizer) if tokenizer.exists() else None,
+        "tokenizer": tokenizer_hash(encoded),
         "git": revision(Path.cwd()),
         "parameters": sum(parameter.numel() for parameter in setup.model.parameters()),
         "tokens_per_step": round(setup.batches.targets_per_epoch / steps_per_epoch),
@@ -270,6 +298,8 @@ def _announce(spec: Spec, setup: Setup, checkpoint: Checkpoint | None) -> None:
         f"epoch, {setup.total_steps:,} steps on {execution.device} with {_workers(setup)} ({how})"
     )
     if checkpoint is None:
+        if setup.start is not None:
+            console.say(f"starting from the weights in {setup.start.path} (SHA-256 {setup.start.sha256[:16]}…)")
         return
     console.say(f"resuming after step {checkpoint.step} of {setup.total_steps}")
     for difference in execution.differences(checkpoint.state["execution"]):

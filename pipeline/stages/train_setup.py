@@ -18,6 +18,7 @@ from pipeline import console
 from pipeline.data.batches import BatchSource
 from pipeline.data.encoded import EncodedSplit, read_encoded
 from pipeline.errors import TrainingError
+from pipeline.files import manifest_hash, sha256_file
 from pipeline.models.model import Model
 from pipeline.models.table import arguments_of, build_model
 from pipeline.spec import Spec
@@ -29,6 +30,9 @@ from pipeline.training.distributed import World, share_of_threads
 from pipeline.training.hardware import Execution, choose_execution
 from pipeline.training.loop import planned_steps
 from pipeline.training.precision import arithmetic, convert_weights, in_float32
+from pipeline.training.warm_start import Start, start_from
+
+TOKENIZER = "tokenizer.model"  # of an encoded corpus of text
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Setup:
         rows: most rows of a micro-batch; None takes a rank's part of a batch at once.
         world: the ranks that train together.
         shares: devices whose rows make up a batch, whatever the number of ranks.
+        start: what the weights were before the first step; None: random.
     """
 
     task: Task
@@ -60,6 +65,7 @@ class Setup:
     rows: int | None
     world: World
     shares: int
+    start: Start | None
 
     def evaluate(self) -> dict[str, float]:
         """The metrics of the validation split, in float32 whatever the training precision.
@@ -80,19 +86,26 @@ class Setup:
         """How training is spread, for checkpoints and reports."""
         return {"strategy": self.world.strategy, "processes": self.world.size, "devices": self.shares}
 
+    def describe_start(self) -> dict[str, Any]:
+        """What the run began with, for checkpoints and reports; of random weights there is nothing to say."""
+        return {} if self.start is None else {"start": self.start.to_dict()}
 
-def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None, *, world: World, shares: int) -> Setup:
+
+def set_up(
+    spec: Spec, encoded: Path, checkpoint: Checkpoint | None, start: Start | None, *, world: World, shares: int
+) -> Setup:
     """Build a run.
 
     Args:
         spec: the experiment.
         encoded: the verified output folder of its tokenizer stage.
         checkpoint: that the run will go on from; what was measured then is not measured again.
+        start: what a run without a checkpoint begins with; None: random weights.
         world: the ranks that train together.
         shares: devices whose rows make up a batch.
 
     Raises:
-        TrainingError: this machine cannot do what the spec insists on.
+        TrainingError: this machine cannot do what the spec insists on, or the weights to start from do not fit it.
         ArtifactError: there is too little to learn from.
     """
     training, seed = spec.training, spec.reproducibility.random_seed
@@ -103,6 +116,8 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None, *, world: W
 
     task, arguments, batches = open_task(spec, encoded, shares=shares)
     model = build_model(arguments)
+    if start is not None and checkpoint is None:
+        start_from(start, model, arguments=arguments, tokenizer=tokenizer_hash(encoded))
     total_steps = planned_steps(
         batches_per_epoch=batches.per_epoch,
         accumulation=training.gradient_accumulation_steps,
@@ -140,6 +155,7 @@ def set_up(spec: Spec, encoded: Path, checkpoint: Checkpoint | None, *, world: W
         rows=rows,
         world=world,
         shares=shares,
+        start=start,
     )
 
 
@@ -158,6 +174,18 @@ def open_task(spec: Spec, encoded: Path, *, shares: int) -> tuple[Task, dict[str
     rows = spec.training.batch_size * shares
     batches = task.batches(split, batch_size=rows, seed=spec.reproducibility.random_seed)
     return task, arguments, batches
+
+
+def inputs_of(encoded: Path, start: Start | None) -> dict[str, str]:
+    """Name and SHA-256 of what a model is trained from."""
+    weights = {} if start is None else {"start": start.sha256}
+    return {"tokenizer": manifest_hash(encoded), **weights}
+
+
+def tokenizer_hash(encoded: Path) -> str | None:
+    """SHA-256 of the tokenizer model of an encoded corpus; None: it has none, as of pictures."""
+    tokenizer = encoded / TOKENIZER
+    return sha256_file(tokenizer) if tokenizer.exists() else None
 
 
 def seed_everything(seed: int) -> None:

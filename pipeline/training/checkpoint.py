@@ -29,6 +29,7 @@ from pipeline.training.averaging import mean_state
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.run_folder import (
     METADATA,
+    STATE,
     checkpoint_folder,
     checkpoints_in,
     remove,
@@ -38,11 +39,10 @@ from pipeline.training.run_folder import (
 
 STATE_FORMAT = METADATA_FORMAT = 1
 _TEXT_BYTES = 1 << 18  # more than random states, counters, metadata and manifest ever took
-_WEIGHTS, _OPTIMIZER, _RANDOM, _STATE, _BEST = (
+_WEIGHTS, _OPTIMIZER, _RANDOM, _BEST = (
     "model.safetensors",
     "optimizer.safetensors",
     "random.json",
-    "state.json",
     "best.safetensors",
 )
 
@@ -135,7 +135,7 @@ def _write(
             save_file(weights, unfinished / _WEIGHTS)
             save_file(moments, unfinished / _OPTIMIZER)
             write_artefact(unfinished / _RANDOM, "random_states", _random_states())
-            write_artefact(unfinished / _STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
+            write_artefact(unfinished / STATE, "checkpoint_state", {"format_version": STATE_FORMAT, **state})
             versions = {"format_version": METADATA_FORMAT, "toolkit_version": __version__}
             write_artefact(unfinished / METADATA, "checkpoint_metadata", {**versions, **metadata})
             if best is None and means:
@@ -193,7 +193,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         weights=load_file(folder / _WEIGHTS),
         moments=load_file(folder / _OPTIMIZER),
         random=read_artefact(folder / _RANDOM, "random_states"),
-        state=read_artefact(folder / _STATE, "checkpoint_state"),
+        state=read_artefact(folder / STATE, "checkpoint_state"),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.errors import ArtifactError, TrainingError
 from pipeline.files import MANIFEST, json_text, read_artefact, read_text, verify_manifest
 
-METADATA = "metadata.json"
+METADATA, STATE = "metadata.json", "state.json"
 LOCK = "lock"
 _PREFIX, _UNFINISHED = "checkpoint-", ".tmp-"
 

@@ -213,12 +213,12 @@ def test_a_model_that_does_not_fit_into_memory_is_not_made(project):
 
 
 def test_a_spec_that_asks_for_what_cannot_be_done_has_no_times(project):
-    project.write({**TINY, "training": {**TINY["training"], "resume_from_checkpoint": "there"}})
+    project.write({**TINY, "task": {"task_type": "classification"}})
 
     planned = project.plan()
 
     assert planned["pace"] is None
-    assert "training.resume_from_checkpoint" in planned["notes"][0]
+    assert "task.task_type" in planned["notes"][0]
 
 
 def test_a_wrong_spec_and_a_name_of_nothing_end_with_1(project):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,14 @@ from pipeline.spec import parse_spec
 from pipeline.stages.in_python import TrainingResults
 
 pytestmark = pytest.mark.unit
-CONFIG = TrainingConfig(batch_size=4, epochs=8, learning_rate=0.01, num_threads=1, precision="32-true", max_seq_len=16)
+SETTINGS: dict[str, Any] = {
+    "batch_size": 4,
+    "epochs": 8,
+    "learning_rate": 0.01,
+    "num_threads": 1,
+    "precision": "32-true",
+    "max_seq_len": 16,
+}
 EVALUATION = """\
 schema_version: 1
 kind: evaluation
@@ -48,13 +56,15 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "tokenizer"
 
 
-def train(encoded: Path, *, task: str = "lm_tiny", start: str = "true", split: str = "validation") -> TrainingResults:
+def train(
+    encoded: Path, *, task: str = "lm_tiny", start: str = "true", split: str = "validation", **changes: Any
+) -> TrainingResults:
     torch.manual_seed(0)
     model = Transformer(vocab_size=300, d_model=16, num_layers=1, num_heads=2, d_ff=32, max_seq_len=16)
     adapter = DecoderOnlyLMAdapter(tokenizer=Tokenizer.load(encoded / "tokenizer.model"), max_seq_len=16)
     task_spec = load_spec(SPECS / f"tasks/{task}.yaml", "task")
     evaluation = parse_spec(EVALUATION.format(start=start, split=split).encode(), "few.yaml", "evaluation")
-    return run_training(model, adapter, CONFIG, task_spec, evaluation, encoded=encoded)
+    return run_training(model, adapter, TrainingConfig(**SETTINGS, **changes), task_spec, evaluation, encoded=encoded)
 
 
 def test_the_summary_has_what_the_task_asks_for_and_training_lowers_it(encoded: Path) -> None:
@@ -82,3 +92,8 @@ def test_a_metric_that_the_task_does_not_measure_is_said_before_training(encoded
 def test_a_split_without_documents_is_refused(encoded: Path) -> None:
     with pytest.raises(TrainingError, match="the test split has no documents"):
         train(encoded, split="test")
+
+
+def test_weights_to_start_from_are_refused_for_a_model_that_has_its_own(encoded: Path) -> None:
+    with pytest.raises(TrainingError, match="resume_from_checkpoint is not for a model of your own"):
+        train(encoded, resume_from_checkpoint="earlier")

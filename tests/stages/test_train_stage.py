@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
 import pytest
+from train_project import SPEC, Project, encoded_project
 
 from pipeline.files import sha256_file
 from pipeline.models.store import load_model
@@ -25,77 +23,11 @@ from pipeline.spec.lock import lock_of
 pytestmark = pytest.mark.e2e
 OUTPUTS = ("corpus", "tokenizer", "model")
 
-SPEC = """\
-schema_version: 1
-name: tiny
-dataset: {source: {kind: files, paths: [text.txt]}, split_method: contiguous}
-tokenizer: {vocab_size: 300}
-model: {d_model: 16, num_layers: 1, num_heads: 2, d_ff: 32, max_seq_len: 16, dropout: 0.1}
-training: {epochs: 3, batch_size: 4, gradient_accumulation_steps: 2}
-hardware: {num_threads: 1, precision: 32-true, compile_mode: null}
-checkpointing: {save_every_n_steps: 7}
-logging: {log_every_n_steps: 5, sample_prompts: ["the"], sample_max_new_tokens: 3}
-"""
-
-
-class Project:
-    """A folder with a spec and an encoded corpus."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def start(self, stage: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"pipeline.stages.{stage}"],
-            cwd=self.folder,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def run(self, stage: str) -> tuple[int, str]:
-        """The exit code, and the last error message if any."""
-        process = self.start(stage)
-        _, err = process.communicate()
-        errors = [line for line in err.splitlines() if line.startswith("error: ")]
-        assert len(errors) <= 1, err
-        assert "Traceback" not in err
-        return process.returncode, errors[0] if errors else ""
-
-    def wait_for_checkpoint(self, process: subprocess.Popen[str], *, step: int) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            steps = [int(path.name.split("-")[1]) for path in self.folder.glob(".work/runs/*/checkpoint-*")]
-            if max(steps, default=0) >= step:
-                return
-            time.sleep(0.002)
-        process.kill()
-        pytest.fail(f"no checkpoint of step {step}: {process.communicate()[1]}")
-
-    def record(self) -> list[object]:
-        """What the reports say about the run, but for times, throughput and memory."""
-        metrics = json.loads((self.folder / "reports/training_metrics.json").read_text())
-        rows = (self.folder / "reports/history.csv").read_text().splitlines()
-        figures = [row.split(",")[:5] + row.split(",")[6:7] for row in rows]
-        return [metrics["epoch_history"], metrics["samples"], figures]
-
-    def weights(self) -> tuple[str, str]:
-        model = self.folder / "artifacts/model"
-        return sha256_file(model / "model.safetensors"), sha256_file(model / "final.safetensors")
-
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory) -> Path:
     """A folder in which everything before training is done."""
-    project = Project(tmp_path_factory.mktemp("encoded"))
-    (project.folder / "specs").mkdir()
-    (project.folder / "specs/experiment.yaml").write_text(SPEC)
-    words = "the quick brown fox jumps over lazy dogs while wizards box five jugs".split()  # noqa: SIM905
-    draw = random.Random(1)
-    (project.folder / "text.txt").write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(400)))
-    for stage in ("corpus", "tokenizer"):
-        assert project.run(stage) == (0, "")
-    return project.folder
+    return encoded_project(tmp_path_factory.mktemp("encoded")).folder
 
 
 @pytest.fixture(scope="module")
@@ -353,11 +285,11 @@ def test_the_best_weights_can_be_kept_alone(project, trained):
 
 def test_what_this_version_cannot_do_is_refused_before_any_work(project):
     spec = project.folder / "specs/experiment.yaml"
-    spec.write_text(spec.read_text().replace("epochs: 3", "epochs: 3, resume_from_checkpoint: there"))
+    spec.write_text(spec.read_text() + "task: {task_type: classification}\n")
 
     process = project.start("train")
     _, err = process.communicate()
 
     assert process.returncode == 1
-    assert "`training.resume_from_checkpoint` asks for what this version cannot do" in err
+    assert "`task.task_type` asks for what this version cannot do" in err
     assert not (project.folder / "artifacts/model").exists()

@@ -15,6 +15,7 @@ from pipeline.models.transformer import Transformer
 from pipeline.spec import parse_spec
 from pipeline.spec.difference import ARCHITECTURE, IMPOSSIBLE, RESULT, SAFE, classify_change
 from pipeline.training.earlier import why_afresh
+from pipeline.training.warm_start import Start
 
 pytestmark = pytest.mark.unit
 HEAD = "schema_version: 1\nname: x\ndataset: {source: {kind: files, paths: [corpus]}}\n"
@@ -36,10 +37,10 @@ def state(tmp_path_factory):
 def leave(tmp_path, state):
     """Leaves a checkpoint of a spec behind, as an interrupted run does."""
 
-    def leave(spec, name="earlier", *, age=0):
+    def leave(spec, name="earlier", *, age=0, **more):
         folder = tmp_path / name / "checkpoint-00000003"
         folder.mkdir(parents=True)
-        write_artefact(folder / "state.json", "checkpoint_state", {**state, "spec": spec.to_dict()})
+        write_artefact(folder / "state.json", "checkpoint_state", {**state, "spec": spec.to_dict(), **more})
         os.utime(folder / "state.json", (1e9 - age, 1e9 - age))
 
     return leave
@@ -64,7 +65,7 @@ def leave(tmp_path, state):
 def test_the_settings_that_keep_a_run_from_going_on_are_named(tmp_path, leave, text, reason):
     leave(spec_of())
 
-    said = why_afresh(spec_of(text), tmp_path / "now")
+    said = why_afresh(spec_of(text), tmp_path / "now", None)
 
     assert said.startswith(f"starting afresh: {reason}")
     assert said.endswith(f"; the earlier run stays under {tmp_path / 'earlier'}")
@@ -76,11 +77,20 @@ def test_the_newest_run_of_the_same_experiment_is_compared(tmp_path, leave):
     leave(spec_of(head=HEAD.replace("name: x", "name: y")), "of another experiment")
     leave(spec_of("training: {epochs: 9}"), "now")
 
-    assert "training.epochs 8 → 4 changes the result" in why_afresh(spec_of(), tmp_path / "now")
+    assert "training.epochs 8 → 4 changes the result" in why_afresh(spec_of(), tmp_path / "now", None)
+
+
+def test_other_weights_in_the_folder_that_it_starts_from_are_named(tmp_path, leave):
+    spec = spec_of("training: {resume_from_checkpoint: there}")
+    leave(spec, start={"path": "there", "sha256": 64 * "1"})
+
+    said = why_afresh(spec, tmp_path / "now", Start("there", 64 * "2"))
+
+    assert said.startswith("starting afresh: the weights in there are not those that the earlier run began with; ")
 
 
 def test_a_first_run_has_nothing_to_explain(tmp_path):
-    assert not why_afresh(spec_of(), tmp_path / "now")
+    assert not why_afresh(spec_of(), tmp_path / "now", None)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[", '{"spec": 3}'])
@@ -88,7 +98,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, leave, text):
     leave(spec_of())
     next(tmp_path.glob("earlier/*/state.json")).write_text(text)
 
-    assert not why_afresh(spec_of("training: {epochs: 9}"), tmp_path / "now")
+    assert not why_afresh(spec_of("training: {epochs: 9}"), tmp_path / "now", None)
 
 
 def test_a_change_is_safe_or_changes_the_result_or_is_impossible():
