@@ -64,7 +64,11 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "training_metrics": Artefact(("reports/training_metrics.json",), _from("train")),
     "history": Artefact(("reports/history.csv",), _from("train"), form="csv"),
     "validation_report": Artefact(("reports/validation.json",), _from("validate")),
-    "health_report": Artefact(("reports/health_report.json",), _from("export")),
+    "health_report": Artefact(("reports/health_report.json", "bundle/health_report.json"), _from("export")),
+    "bundle_metadata": Artefact(("bundle/metadata.json",), _from("export")),
+    "task_spec": Artefact(("configs/task_spec.json",), _from("export"), schema="bundle/task.json"),
+    "training_config": Artefact(("configs/training_config.json",), _from("export"), schema="bundle/experiment.json"),
+    "torchserve_config": Artefact(("configs/torchserve_config.json",), _from("export")),
     "document": Artefact(
         tuple(f"corpus/{split}.jsonl" for split in ("train", "validation", "test")), _from("corpus"), form="jsonl"
     ),

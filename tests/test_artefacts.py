@@ -35,8 +35,13 @@ OTHER_FORMATS = {
     "*.safetensors": "tensors; model.json and the manifest describe them",
     "*.bin": "arrays of numbers; tokenizer.json describes them",
     "tokenizer.model": "SentencePiece's own format",
-    "export/model.torchscript.pt": "TorchScript",
-    "reports/health_report.md": "for people; health_report.json holds the same",
+    "model.torchscript.pt": "TorchScript",
+    "health_report.md": "for people; health_report.json holds the same",
+    "bundle/*.py": "code",
+    "bundle/serving/*.py": "code",
+    "bundle/README.md": "the model card, for people",
+    "bundle/Dockerfile": "for Docker",
+    "bundle/requirements.txt": "for pip",
     "lock": "names the process that holds a folder",
 }
 SETTINGS = {
@@ -46,6 +51,7 @@ SETTINGS = {
     "logging.sample_prompts": ["the"],
     "logging.sample_max_new_tokens": 3,
     "export.formats": ["pytorch", "torchscript"],
+    "export.export_bundle": True,
 }
 # Mappings whose keys belong to another schema, or to whoever made the entry.
 OPEN = {

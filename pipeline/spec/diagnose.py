@@ -59,6 +59,7 @@ CODES = {
     "E0431": "classes that come from nowhere, or from two places",
     "E0432": "pairs that come from nowhere, or are of no use",
     "E0433": "pairs whose source is cut or hidden",
+    "E0441": "a bundle that cannot serve its model",
     "E0601": "a configuration of an earlier system",
     "E0602": "a configuration of one of several earlier systems",
     "E0603": "neither a document of today nor one of an earlier system",

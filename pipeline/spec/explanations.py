@@ -359,6 +359,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "task: {task_type: seq2seq}\n",
         head="",
     ),
+    "E0441": Explanation(
+        "A bundle runs where this toolkit is not installed: ONNX Runtime opens onnx, PyTorch alone opens torchscript. "
+        "The format `pytorch` takes the model's class, which is here.",
+        "export: {export_bundle: true, formats: [pytorch]}\n",
+        "export: {export_bundle: true, formats: [onnx, pytorch]}\n",
+    ),
     # Rules of other documents
     "E0501": Explanation(
         "A model that predicts the next token must not see it, so it is a decoder; encoders see the whole text.",

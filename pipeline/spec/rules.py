@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from pipeline.paths import OUTPUT_OF
@@ -263,6 +263,19 @@ def start_is_not_what_follows(resume_from_checkpoint: str | None) -> Finding:
     )
 
 
+_SERVED = ("onnx", "torchscript")  # what the script of a bundle opens
+
+
+def bundle_can_serve(export_bundle: bool, formats: Collection[str]) -> Finding:
+    """A bundle serves its model without this toolkit, which takes a format that other runtimes open."""
+    if not export_bundle or set(_SERVED) & set(formats):
+        return None
+    return (
+        f"a bundle serves {' or '.join(_SERVED)}, and formats has neither",
+        f"add {_SERVED[0]} to export.formats, or set export_bundle to false",
+    )
+
+
 _EXPERIMENT = (
     Rule("E0401", ("model.num_heads", "model.d_model"), heads_divide_width),
     Rule("E0402", ("model.num_kv_heads", "model.num_heads"), kv_heads_divide_heads),
@@ -316,6 +329,7 @@ _EXPERIMENT = (
         ),
         sources_of_pairs_stay_whole,
     ),
+    Rule("E0441", ("export.export_bundle", "export.formats"), bundle_can_serve),
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
@@ -479,7 +493,6 @@ _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "export.quantization", lambda kind: kind is not None, "every format is written in float32", "set it to null"
     ),
-    Unsupported("export.export_bundle", bool, "only the formats are written", "set it to false"),
 )
 
 

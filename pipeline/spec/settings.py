@@ -241,6 +241,7 @@ class ExportSettings(TypedDict, total=False):
     max_abs_diff: float
     generated_tokens: int
     export_bundle: bool
+    license: str | None
 
 
 class FlatSettings(TypedDict, total=False):
@@ -372,3 +373,4 @@ class FlatSettings(TypedDict, total=False):
     max_abs_diff: float
     generated_tokens: int
     export_bundle: bool
+    license: str | None

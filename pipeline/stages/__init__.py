@@ -73,6 +73,8 @@ CODE_OF = {
     ),
     "export": (
         "pipeline/data/encoded.py",
+        "pipeline/data/picture_files.py",
+        "pipeline/data/tokenizer.py",
         "pipeline/export",
         "pipeline/models",
         "pipeline/stages/export.py",

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline import console
+from pipeline.export.bundle import BUNDLE, create_export_bundle
 from pipeline.export.formats import write_formats
 from pipeline.export.health import check_export, markdown, raise_for_failures
 from pipeline.files import (
@@ -45,6 +46,8 @@ def main(spec_path: Path) -> None:
             for check in health["checks"]:
                 console.say(f"{check['status']:8} {check['check_name']}: {check['message']}")
             raise_for_failures(health, where=REPORT)  # inside: an export that is not sound does not appear
+            if settings["export_bundle"]:
+                create_export_bundle(folder, folder / BUNDLE, health=report, model_dir=model)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,19 @@ def test_the_stage_leaves_a_verified_folder_and_both_reports(project):
     assert "sound" in (project / "reports" / "health_report.md").read_text()
 
 
+def test_a_bundle_is_written_where_the_spec_asks_for_one(project):
+    spec = project / "experiment.yaml"
+    asked = spec.read_text().replace("formats: [pytorch]", "formats: [torchscript]")
+    spec.write_text(asked.replace("export_bundle: false", "export_bundle: true"))
+
+    done = _export(project)
+
+    assert done.returncode == 0, done.stderr
+    verify_manifest(project / "artifacts" / "export" / "bundle", rebuild="")
+    files = verify_manifest(project / "artifacts" / "export", rebuild="")["files"]
+    assert {"bundle/inference.py", "bundle/manifest.json", "model.torchscript.pt"} <= files.keys()
+
+
 def test_a_model_that_computes_nonsense_ends_with_6_a_report_and_no_export(project):
     model = project / "artifacts" / "model"
     weights = load_file(model / "model.safetensors")

@@ -41,7 +41,6 @@ OWN: dict[str, dict[str, Any]] = {
     "cls_tiny": {"dataset.max_train_samples": 500, "dataset.max_val_samples": 100},
     "seq2seq_tiny": {"dataset.max_train_samples": 2000, "dataset.max_val_samples": 100},
     "distributed": {"hardware.devices": 2},  # processes on this machine instead of four GPUs
-    "production": {"export.export_bundle": False},  # what this version cannot do yet, as the preset's warning says
     "fast_dev": {"tokenizer.vocab_size": 101},
 }
 NEEDS = {"vision_tiny": "sklearn"}
