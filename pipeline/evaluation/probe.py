@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.data.tokenizer import Tokenizer
+from pipeline.memory import memory_bytes
 from pipeline.models.cnn import Cnn
 from pipeline.models.generate import generate
 from pipeline.models.model import Model
@@ -25,27 +26,6 @@ from pipeline.models.transformer import Transformer
 
 WARM_UP_TOKENS = 8  # the first calls choose kernels and fill the allocator's pools
 MEASURED_TOKENS = 128  # enough for a 95th percentile that six outliers do not decide
-
-
-def memory_bytes() -> tuple[int, int]:
-    """Resident memory of this process now, and the most it has been, in bytes.
-
-    On Linux from /proc, whose peak starts anew with each program; `getrusage` would report that of the parent
-    if it was higher.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
-        return _kib(fields["VmRSS"]), _kib(fields["VmHWM"])
-    import resource  # noqa: PLC0415 - only where there is no /proc
-
-    import psutil  # noqa: PLC0415
-
-    return psutil.Process().memory_info().rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
-
-
-def _kib(field: str) -> int:
-    return int(field.split(maxsplit=1)[0]) * 1024
 
 
 def measure(folder: Path, prompt: str) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from pipeline import __version__, console
 from pipeline.data.encoded import beside_model
 from pipeline.files import output_folder, write_artefact
+from pipeline.memory import memory_bytes
 from pipeline.models.model import Model
 from pipeline.models.store import BEST, FINAL, copy_weights, save_model
 from pipeline.paths import OUTPUT_OF, REPORTS
@@ -67,7 +66,7 @@ def training_metrics(
             "parameters": sum(parameter.numel() for parameter in setup.model.parameters()),
             "tokens_per_second": round(progress.tokens / progress.step_seconds, 1),
             "training_seconds": round(progress.seconds, 1),
-            "peak_rss_mb": round(_peak_rss_bytes() / 1e6, 1),
+            "peak_rss_mb": round(memory_bytes()[1] / 1e6, 1),
         },
         "epoch_history": progress.epoch_history,
         "samples": record.samples(),
@@ -124,11 +123,6 @@ def write_model(
     seconds = console.duration(final["training_seconds"])
     best = "" if final["best_val_loss"] is None else f"best validation loss {final['best_val_loss']:.4f}, "
     console.say(f"trained in {seconds}: {best}{final['tokens_per_second']:,.0f} tokens/s")
-
-
-def _peak_rss_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def now() -> str:

@@ -27,6 +27,7 @@ from pipeline.errors import ArtifactError, TrainingError, is_disk_full
 from pipeline.files import read_artefact, sync_folder, write_artefact, write_manifest
 from pipeline.training.averaging import mean_state
 from pipeline.training.distributed import ALONE, World
+from pipeline.training.finite import require_finite
 from pipeline.training.run_folder import (
     METADATA,
     STATE,
@@ -99,7 +100,7 @@ def save_checkpoint(
         world: the ranks.
 
     Raises:
-        TrainingError: a weight is not finite, or the disk has no room; nothing is left behind.
+        TrainingError: a weight or a moment is not finite, or the disk has no room; nothing is left behind.
     """
     weights = {name: world.whole_tensor(tensor) for name, tensor in model.state_dict().items()}
     moments = _moments(model, optimizer, world)
@@ -123,9 +124,8 @@ def _write(
     metadata: Mapping[str, Any],
     best: Path | None,
 ) -> Path:
-    for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(f"the weight {name} is not finite", hint="lower training.learning_rate")
+    require_finite(weights, what="weight")
+    require_finite(moments, what="moment")  # the running means of the weights among them
     target = checkpoint_folder(run_folder, state["step"])
     unfinished = unfinished_folder(run_folder, state["step"])
     needed = sum(tensor.nbytes for tensors in (weights, moments, means) for tensor in tensors.values()) + _TEXT_BYTES

@@ -15,7 +15,7 @@ def require_finite(tensors: Mapping[str, Tensor], *, what: str) -> None:
 
     Args:
         tensors: name → values.
-        what: one of them is, for the message: `weight` or `moment`.
+        what: one of them is, for the message: `weight`, `moment`, or `running mean of`.
 
     Raises:
         TrainingError: one is not; names the tensor.

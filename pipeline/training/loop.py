@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.data.batches import BatchSource
 from pipeline.errors import FoundryError, TrainingError
+from pipeline.training.averaging import mean_state
 from pipeline.training.checkpoint import Checkpoint, restore
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.events import Event, LossScaleLowered, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
@@ -179,7 +180,9 @@ def train(
     if not progress.tokens:
         message = "no step was taken: the loss or the gradients of each were not finite, or too large for float16"
         raise TrainingError(message, hint="train for more steps, or lower training.learning_rate")
-    require_finite(model.state_dict(), what="weight")  # the last step may be followed by no evaluation and no save
+    # The last step may be followed by no evaluation and no save.
+    require_finite(model.state_dict(), what="weight")
+    require_finite(mean_state(model, optimizer), what="running mean of")
     saver.after_run(progress)
     return Result(progress=progress, total_steps=total_steps, best_weights=saver.best)
 

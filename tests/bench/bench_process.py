@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from pipeline.memory import memory_bytes
 
 _WARM_UP_STEPS = 1  # of each round, not counted: the caches still hold what ran before
 _PATIENCE = 30.0  # seconds for a child to end once nothing more is asked
@@ -162,8 +163,7 @@ class Clock:
 
 def peak_rss_mb() -> float:
     """The most memory that this process has held, in megabytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak if sys.platform == "darwin" else peak * 1024) / 1e6  # Linux counts in KiB
+    return memory_bytes()[1] / 1e6
 
 
 def seconds_of(call: Callable[[], Any], *, repeats: int) -> list[float]:

@@ -42,7 +42,7 @@ def save(bench: Any, *, step: int) -> Path:
 @pytest.fixture
 def stopped(make_bench: Make) -> Any:
     """A run with checkpoints of steps 12 and 13."""
-    bench = make_bench(eval_every_n_steps=1000)
+    bench = make_bench(eval_every_n_steps=1000, ema_decay=0.9)
     with pytest.raises(Preempted):
         bench.start(stop_at=13)
     return bench
@@ -95,6 +95,18 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
         )
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["exp_avg", "exp_avg_sq", "mean_weight"])
+def test_moments_and_means_that_are_not_finite_are_not_saved(stopped: Any, kind: str) -> None:
+    bench = stopped
+    names = [path.name for path in bench.folder.iterdir()]
+    bench.optimizer.state[bench.model.norm.weight][kind][3] = float("nan")
+
+    with pytest.raises(TrainingError, match=f"the moment {kind}:norm.weight is not finite"):
+        save(bench, step=14)
+
+    assert [path.name for path in bench.folder.iterdir()] == names
 
 
 def test_a_save_that_fails_leaves_the_checkpoints_as_they_were(stopped: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,3 +287,17 @@ def test_odd_gradients_are_counted_and_told_of_once(make_bench: Make, factor: fl
     assert [event.kind for event in events(bench, OddGradient)] == [kind]
     counted = {"vanishing": result.progress.vanishing_steps, "exploding": result.progress.exploding_steps}
     assert counted == {"vanishing": 0, "exploding": 0, kind: result.progress.step}
+
+
+def test_a_run_that_saves_nothing_leaves_no_mean_of_the_weights_that_is_not_finite(make_bench: Make) -> None:
+    bench = make_bench(max_steps=2, every_n_steps=None, ema_decay=0.9)
+    bench.held_out = bench.held_out[:0]
+
+    def step_and_spoil(step: Callable[[], None]) -> None:
+        step()
+        bench.optimizer.state[bench.model.norm.weight]["mean_weight"][0] = float("inf")
+
+    bench.optimizer_step = step_and_spoil
+
+    with pytest.raises(TrainingError, match=r"the running mean of norm\.weight is not finite"):
+        bench.start()
