@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ import psutil
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.files import write_manifest
+from pipeline.models.bert import masked_places
 from pipeline.models.generate import generate
-from pipeline.models.table import arguments_of
+from pipeline.models.model import Model
+from pipeline.models.table import arguments_of, build_model
 from pipeline.models.transformer import Transformer
 from pipeline.spec.estimate import Pace
 from pipeline.spec.estimate_memory import EVALUATION_ROWS, number_bytes, training_memory
@@ -37,6 +40,7 @@ _LONGEST_PASS = 0.4  # seconds that one pass may be expected to take; three of t
 _SHARE_OF_MATMUL = 0.3  # of the speed of one large matrix product that a whole pass reaches; measured: 0.3 to 0.4
 _NEXT_TOKENS = 40
 _WARM_UP_TOKENS = 8
+_SHORT_TEXT = 8  # tokens, as many as prompts have
 
 
 def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
@@ -74,7 +78,8 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
 
     torch.manual_seed(0)
     sizes = {"vocab_size": proxy.vocab_size, "num_layers": proxy.num_layers}
-    model = Transformer(**arguments_of(settings["model"], sizes))
+    sizes |= {"pad_id": proxy.vocab_size} if proxy.is_encoder else {}  # no random token is padding
+    model = build_model(arguments_of(settings["model"], sizes))
     model.recompute = asked["use_gradient_checkpointing"]
     convert_weights(model, execution.precision)
     model.to(execution.device).train()
@@ -97,7 +102,7 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         updated_per_second=count(proxy) / updated,
         scored_flops_per_second=EVALUATION_ROWS * flops / 3 / scored,
         written_per_second=3 * size / written,
-        layer_seconds=_time_of_token(judged) / proxy.num_layers,
+        layer_seconds=_time_of_answer(judged) / proxy.num_layers,
         measured=_said(shape, proxy, rows, settings["training"]["batch_size"]),
     )
 
@@ -124,13 +129,21 @@ def _said(shape: Shape, proxy: Shape, rows: int, batch_size: int) -> str:
     return f"{rows} of {batch_size} sequences{layers}, scaled by operations"
 
 
-def _time_of_pass(model: Transformer, ids: Tensor, device: str, precision: str) -> float:
+def _loss(model: Model, ids: Tensor) -> Tensor:
+    """The loss of some sequences, of as many targets as training asks for."""
+    if isinstance(model, Transformer):
+        return loss_sum(model, ids, ids)
+    places = torch.arange(masked_places(ids.shape[1]), device=ids.device).expand(len(ids), -1)
+    return functional.cross_entropy(model(ids, places).flatten(0, 1), ids[:, : places.shape[1]].flatten())
+
+
+def _time_of_pass(model: Model, ids: Tensor, device: str, precision: str) -> float:
     """Seconds of one forward and backward pass, the median of some."""
 
     def work() -> None:
         model.zero_grad(set_to_none=True)
         with arithmetic(device, precision):
-            loss = loss_sum(model, ids, ids)
+            loss = _loss(model, ids)
         loss.backward()  # type: ignore[no-untyped-call]
         loss.item()  # waits for a GPU
 
@@ -141,7 +154,7 @@ def _time_of_pass(model: Transformer, ids: Tensor, device: str, precision: str) 
     return statistics.median(taken)
 
 
-def _time_of_update(model: Transformer, optimizer: torch.optim.Optimizer) -> float:
+def _time_of_update(model: Model, optimizer: torch.optim.Optimizer) -> float:
     def work() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
         optimizer.step()
@@ -150,15 +163,15 @@ def _time_of_update(model: Transformer, optimizer: torch.optim.Optimizer) -> flo
     return _fastest(work, times=3)
 
 
-def _time_of_scoring(model: Transformer, ids: Tensor) -> float:
+def _time_of_scoring(model: Model, ids: Tensor) -> float:
     def work() -> None:
         with torch.inference_mode():
-            loss_sum(model, ids, ids).item()
+            _loss(model, ids).item()
 
     return _fastest(work, times=2)
 
 
-def _time_of_checkpoint(model: Transformer, optimizer: torch.optim.Optimizer) -> float:
+def _time_of_checkpoint(model: Model, optimizer: torch.optim.Optimizer) -> float:
     """Seconds to write the weights and their moments, sync and hash them, in a folder that is removed again."""
     weights = model.state_dict()
     moments = {
@@ -177,14 +190,25 @@ def _time_of_checkpoint(model: Transformer, optimizer: torch.optim.Optimizer) ->
         return _seconds(work)
 
 
-def _time_of_token(model: Transformer) -> float:
-    """Seconds of one next token, the 95th percentile."""
+def _time_of_answer(model: Model) -> float:
+    """Seconds of one next token, or of what an encoder makes of a short text: the 95th percentile."""
     model.eval()
-    tokens = generate(model, [0], max_new_tokens=_WARM_UP_TOKENS + _NEXT_TOKENS)
+    answers = _answers(model)
     for _ in range(_WARM_UP_TOKENS):
-        next(tokens)
-    taken = [_seconds(lambda: next(tokens)) for _ in range(_NEXT_TOKENS)]
+        next(answers)
+    taken = [_seconds(lambda: next(answers)) for _ in range(_NEXT_TOKENS)]
     return statistics.quantiles(taken, n=20)[-1]
+
+
+def _answers(model: Model) -> Iterator[object]:
+    count = _WARM_UP_TOKENS + _NEXT_TOKENS
+    if isinstance(model, Transformer):
+        yield from generate(model, [0], max_new_tokens=count)
+        return
+    text = torch.zeros(1, min(_SHORT_TEXT, model.max_seq_len), dtype=torch.int64)
+    for _ in range(count):
+        with torch.inference_mode():
+            yield model(text)
 
 
 def _fastest(work: Callable[[], object], *, times: int) -> float:

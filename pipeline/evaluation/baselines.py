@@ -1,7 +1,8 @@
 """What a model has to beat, for each task.
 
 For texts: held-out bits per byte of two models of counts, on the same tokens. Both score every token of the held-out
-array after the first, exactly those that the neural model is scored on. For classes: always the most frequent one.
+array after the first, exactly those that the neural model is scored on. For hidden tokens: how often each token occurs,
+whatever is around it. For classes: always the most frequent one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,24 @@ Floats = NDArray[np.float64]
 def language_baselines(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
     """`baselines` of two splits."""
     return baselines(train.tokens, heldout.tokens, train.metadata["vocab_size"], heldout.counts["bytes"])
+
+
+def unigram_baseline(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
+    """How well hidden tokens are guessed by how often each occurs in the training split, plus one.
+
+    It is scored on every held-out token of text, of which the hidden ones are a fair sample; control tokens, which are
+    never hidden, are left out on both sides.
+
+    Returns:
+        `unigram_loss` in nats per token, and `unigram_accuracy` of the most frequent token, as a fraction.
+    """
+    metadata = train.metadata
+    control = [metadata["special_tokens"][token] for token in ("<s>", "</s>", "<pad>", "<unk>", "<mask>")]
+    counts = np.bincount(train.tokens, minlength=metadata["vocab_size"]) + 1  # (V,)
+    counts[control] = 0
+    ids = heldout.tokens[~np.isin(heldout.tokens, control)]
+    nats = -np.log(counts[ids] / counts.sum())
+    return {"unigram_loss": float(nats.mean()), "unigram_accuracy": float((ids == counts.argmax()).mean())}
 
 
 def majority_baseline(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
@@ -165,6 +184,7 @@ def _find(sorted_keys: Ids, keys: Ids) -> tuple[NDArray[np.bool_], Ids]:
 # task.task_type → (training split, held-out split) → what a model has to beat
 BASELINES: Mapping[str, Callable[[EncodedSplit, EncodedSplit], dict[str, float]]] = {
     "lm": language_baselines,
+    "masked_lm": unigram_baseline,
     "seq2seq": copy_baseline,
     "text_classification": majority_baseline,
     "vision_classification": majority_baseline,

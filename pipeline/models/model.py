@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A network that is built from plain arguments and saved as its state.
+
+    A model without one of the abstract methods cannot be built.
 
     Attributes:
         recompute: whether training computes the layers again in the backward pass instead of keeping what is in them.
@@ -26,10 +30,10 @@ class Model(nn.Module):
     def build_tables(self, device: torch.device) -> None:
         """Make what follows from the arguments and is not in the state; most models have nothing of that kind."""
 
+    @abstractmethod
     def flops_per_row(self) -> float:
         """Floating-point operations that training spends on one row of a full batch, forward and backward."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits_shape(self, batch: int, length: int) -> tuple[int, ...]:
         """The shape of the logits for (batch, length) token ids, or for so many pictures, whose length is 1."""
-        raise NotImplementedError

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
+from pipeline.models.bert import Bert
 from pipeline.models.cnn import Cnn
 from pipeline.models.model import Model
 from pipeline.models.text_classifier import TextClassifier
 from pipeline.models.transformer import Transformer
 
-MODELS: Mapping[str, Callable[..., Model]] = {"llama": Transformer, "gpt": Transformer, "cnn": Cnn}
+MODELS: Mapping[str, Callable[..., Model]] = {"llama": Transformer, "gpt": Transformer, "bert": Bert, "cnn": Cnn}
 # In their place where the corpus has classes.
 CLASSIFIERS: Mapping[str, Callable[..., Model]] = {"llama": TextClassifier, "gpt": TextClassifier}
 

@@ -234,7 +234,7 @@ class Pace:
         updated_per_second: weights that are clipped and updated.
         scored_flops_per_second: of forward passes in an evaluation.
         written_per_second: bytes of a checkpoint that are written, synced and hashed.
-        layer_seconds: 95th percentile of one next token, for each layer.
+        layer_seconds: 95th percentile of one next token, or of one text for an encoder, for each layer.
         measured: what was timed, in words.
     """
 
@@ -297,7 +297,8 @@ def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str,
     execution = execution_of(settings, flops=learned, pace=pace)
     passes = learned / pace.learned_flops_per_second / (COMPILED_GAIN if execution.compiled else 1.0)
     epochs = -(-steps.total // steps.per_epoch)
-    sampled = epochs * len(logging["sample_prompts"]) * logging["sample_max_new_tokens"]
+    # An encoder fills in all that a prompt hides in one pass.
+    sampled = epochs * len(logging["sample_prompts"]) * (1 if shape.is_encoder else logging["sample_max_new_tokens"])
     parts = {
         "steps": passes + steps.total * _update_seconds(settings, shape, pace),
         "compiling": _COMPILING + _COMPILING_LAYER * shape.num_layers if execution.compiled else 0.0,

@@ -14,7 +14,9 @@ EVALUATION_ROWS = 16  # windows that are scored at once
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """Bytes that autograd keeps of a forward pass, for each token, from the operations of `models.transformer`.
+    """Bytes that autograd keeps of a forward pass, for each token.
+
+    They follow from the operations of `models.transformer` and `models.bert`.
 
     Attributes:
         width: of a layer, for each feature of the residual stream.
@@ -25,6 +27,7 @@ class Saved:
         last_norm: of the last norm, for its statistics.
         heads: of a layer, for each feature of its query and key heads.
         head_norms: of a layer, for the statistics of each of those heads.
+        guess: of an encoder's head, for each feature of a hidden token.
     """
 
     width: int = 0
@@ -35,6 +38,7 @@ class Saved:
     last_norm: int = 0
     heads: int = 0
     head_norms: int = 0
+    guess: int = 0
 
     def __add__(self, other: Saved) -> Saved:
         return Saved(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Saved)})
@@ -48,6 +52,9 @@ _SAVED = {
     ("gpt", "bf16-mixed"): Saved(width=24, inner=4, scores=6, norms=16, last_width=6, last_norm=8),
     ("llama", "bf16-true"): Saved(width=28, inner=4, scores=6, norms=8, last_width=10, last_norm=4),
     ("gpt", "bf16-true"): Saved(width=16, inner=4, scores=6, norms=8, last_width=4, last_norm=4),
+    ("bert", "32-true"): Saved(width=32, inner=8, scores=4, norms=16, last_width=8, last_norm=8, guess=16),
+    ("bert", "bf16-mixed"): Saved(width=24, inner=4, scores=6, norms=16, last_width=8, last_norm=8, guess=8),
+    ("bert", "bf16-true"): Saved(width=16, inner=4, scores=6, norms=8, last_width=4, last_norm=4, guess=8),
 }
 _DROPPED = {  # what dropout adds: its masks, and what they are multiplied with
     "32-true": Saved(width=8, scores=8, last_width=4),
@@ -61,7 +68,7 @@ _GATED = {  # what a gate adds
     "bf16-true": Saved(inner=4),
 }
 _NORMED = Saved(heads=8, head_norms=4)  # what norms of the heads add, in every precision
-_IDS = 16  # bytes of a token's id and of its target
+_ID = 8  # bytes of a token's id, of a target and of a place
 
 
 def number_bytes(precision: str) -> int:
@@ -95,13 +102,18 @@ def activation_bytes(shape: Shape, *, batch_size: int, precision: str, recompute
     )
     if recompute:
         of_a_layer = number_bytes(precision) * shape.d_model
-    of_the_rest = kept.last_width * shape.d_model + kept.last_norm + _FLOAT * shape.vocab_size + _IDS
-    tokens = batch_size * shape.max_seq_len
+    of_the_rest = kept.last_width * shape.d_model + kept.last_norm + _ID
+    of_a_target = _FLOAT * shape.vocab_size + _ID
+    if shape.is_encoder:
+        of_a_target += kept.guess * shape.d_model + kept.last_norm + _ID  # the head's own layer and norm, and the place
+        of_the_rest += shape.max_seq_len  # which tokens each may see
     converted = 0
     if precision == "bf16-mixed":  # the matrices, once more in two bytes
         layers = 0 if recompute else shape.num_layers
-        converted = _HALF * (layers * sum(matrices(shape)) + shape.vocab_size * shape.d_model)
-    return tokens * (shape.num_layers * of_a_layer + of_the_rest) + converted + _FLOAT
+        head = shape.vocab_size + shape.d_model * shape.is_encoder
+        converted = _HALF * (layers * sum(matrices(shape)) + head * shape.d_model)
+    of_a_row = shape.max_seq_len * (shape.num_layers * of_a_layer + of_the_rest) + shape.targets * of_a_target
+    return batch_size * of_a_row + converted + _FLOAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +183,10 @@ def training_memory(
     square = shape.num_heads * shape.max_seq_len**2
 
     def sizes(rows: int) -> tuple[float, float, float]:
-        tokens = rows * shape.max_seq_len
         return (
-            tokens * shape.vocab_size * _FLOAT / _MB,
+            rows * shape.targets * shape.vocab_size * _FLOAT / _MB,
             rows * square * _FLOAT / _MB,
-            tokens * shape.d_ff * _FLOAT / _MB,
+            rows * shape.max_seq_len * shape.d_ff * _FLOAT / _MB,
         )
 
     logits, scores, _ = sizes(batch_size)
@@ -183,7 +194,7 @@ def training_memory(
     logits, scores, inner = sizes(EVALUATION_ROWS)
     scoring = growth.scored_logits * logits + growth.scored_scores * scores + growth.scored_inner * inner
     busy = max(training, scoring) + growth.both * min(training, scoring)
-    mask = _FLOAT * shape.max_seq_len**2 / _MB
+    mask = _mask_mb(shape)
     parts = {
         "process": growth.process,
         "weights": weights,
@@ -196,9 +207,13 @@ def training_memory(
 
 
 def inference_memory(shape: Shape) -> dict[str, float]:
-    """Resident memory of a clean process with the model loaded, and its peak while it generates, in MB."""
+    """Resident memory of a clean process with the model loaded, and its peak while it answers, in MB."""
     keys = shape.d_model // shape.num_heads * shape.num_kv_heads
-    cache = 2 * shape.num_layers * shape.max_seq_len * keys * _FLOAT / _MB
-    mask = _FLOAT * shape.max_seq_len**2 / _MB
-    rest = _SERVING_MB + 2 * mask
+    cache = 0 if shape.is_encoder else 2 * shape.num_layers * shape.max_seq_len * keys * _FLOAT / _MB
+    rest = _SERVING_MB + 2 * _mask_mb(shape)
     return {"rss": rest, "peak": rest + _FLOAT * count(shape) / _MB + cache}
+
+
+def _mask_mb(shape: Shape) -> float:
+    """The table of what a decoder's tokens may see; an encoder has none."""
+    return 0.0 if shape.is_encoder else _FLOAT * shape.max_seq_len**2 / _MB

@@ -10,6 +10,10 @@ Settings = Mapping[str, Any]  # the sections of a resolved experiment, as `Spec.
 
 _FLOAT = 4  # bytes of a weight
 _HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
+MASKED_SHARE = 0.15  # of the tokens of a sequence; a test holds it to that of models.bert
+_ENCODER = "bert"
+# Settings of the decoders that the encoder has no say in.
+_OF_THE_ENCODER: Mapping[str, Any] = {"num_kv_heads": None, "qk_norm": False, "activation": "gelu"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +39,22 @@ class Shape:
         return self.activation == "swiglu" or (self.activation == "auto" and self.model_type == "llama")
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether it guesses hidden tokens instead of the next one."""
+        return self.model_type == _ENCODER
+
+    @property
+    def targets(self) -> int:
+        """Tokens of a full sequence that training asks for: each of a decoder, the hidden ones of an encoder."""
+        return max(1, round(MASKED_SHARE * self.max_seq_len)) if self.is_encoder else self.max_seq_len
+
+    @property
     def tensors(self) -> int:
         """How many weight tensors the model has."""
         projections, norms = 7 if self.gated else 6, 2
         of_the_rest = 2  # embeddings, the last norm
+        if self.is_encoder:  # all have biases: two embeddings, their norm, the head's layer, norm and bias
+            return self.num_layers * 2 * (projections + norms) + 9 + (not self.tie_embeddings)
         if self.model_type == "gpt":  # biases make two of each projection and norm; positions are embedded
             projections, norms, of_the_rest = 2 * projections, 2 * norms, 4
         of_a_layer = projections + norms + 2 * self.qk_norm
@@ -53,6 +69,8 @@ def shape_of(model: Mapping[str, Any], vocab_size: int) -> Shape:
         vocab_size: pieces of the tokenizer.
     """
     names = tuple(field.name for field in fields(Shape) if field.name not in ("vocab_size", "num_kv_heads"))
+    if model["model_type"] == _ENCODER:
+        model = {**model, **_OF_THE_ENCODER}
     heads = model["num_kv_heads"] or model["num_heads"]
     return Shape(vocab_size=vocab_size, num_kv_heads=heads, **{name: model[name] for name in names})
 
@@ -68,17 +86,20 @@ def parameters(shape: Shape) -> dict[str, int]:
     """The exact number of weights of each part; their sum is the model's parameter count."""
     width, inner, layers = shape.d_model, shape.d_ff, shape.num_layers
     keys = width // shape.num_heads * shape.num_kv_heads  # features of all key heads together
-    gpt = shape.model_type == "gpt"
+    biased = shape.model_type in ("gpt", _ENCODER)
     attention, feed_forward = matrices(shape)
     attention += 2 * (width // shape.num_heads) if shape.qk_norm else 0
-    biases = (2 * width + 2 * keys, inner * (1 + shape.gated) + width) if gpt else (0, 0)
+    biases = (2 * width + 2 * keys, inner * (1 + shape.gated) + width) if biased else (0, 0)
+    norms, head = 2 * layers + 1, 0 if shape.tie_embeddings else shape.vocab_size * width
+    if shape.is_encoder:  # a layer, a norm and a bias of the head's own
+        norms, head = norms + 1, head + width * width + width + shape.vocab_size
     return {
         "embeddings": shape.vocab_size * width,
-        "positions": shape.max_seq_len * width if gpt else 0,
+        "positions": shape.max_seq_len * width if biased else 0,
         "attention": layers * (attention + biases[0]),
         "feed_forward": layers * (feed_forward + biases[1]),
-        "norms": (2 * layers + 1) * width * (2 if gpt else 1),
-        "head": 0 if shape.tie_embeddings else shape.vocab_size * width,
+        "norms": norms * width * (2 if biased else 1),
+        "head": head,
     }
 
 
@@ -91,11 +112,15 @@ def flops_per_token(shape: Shape) -> float:
     """Floating-point operations that training spends on one token: forward and backward, nothing recomputed.
 
     Chowdhery et al., PaLM, arXiv:2204.02311, appendix B: 6 for each weight of a matrix product and
-    12 · layers · D · T for attention. What is looked up takes none.
+    12 · layers · D · T for attention. What is looked up takes none. The head of an encoder works on hidden tokens only.
     """
+    attention_scores = 12.0 * shape.num_layers * shape.d_model * shape.max_seq_len
+    if shape.is_encoder:
+        head = shape.d_model * (shape.d_model + shape.vocab_size) * shape.targets / shape.max_seq_len
+        return 6.0 * (shape.num_layers * sum(matrices(shape)) + head) + attention_scores
     parts = parameters(shape)
     looked_up = parts["positions"] + (0 if shape.tie_embeddings else parts["embeddings"])
-    return 6.0 * (count(shape) - looked_up) + 12.0 * shape.num_layers * shape.d_model * shape.max_seq_len
+    return 6.0 * (count(shape) - looked_up) + attention_scores
 
 
 def orthogonalization_flops(shape: Shape) -> float:

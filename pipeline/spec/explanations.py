@@ -359,6 +359,13 @@ EXPLANATIONS: dict[str, Explanation] = {
         "task: {task_type: seq2seq}\n",
         head="",
     ),
+    "E0434": Explanation(
+        "Task `masked_lm` puts a token of its own in the place of each hidden one. `<mask>` is that token, so it must "
+        "be in the vocabulary, and where it stands in a prompt, the model fills it in.",
+        "task: {task_type: masked_lm}\n",
+        'task: {task_type: masked_lm}\ntokenizer: {special_tokens: ["<mask>"]}\n',
+        head=f'{MINIMAL}model: {{model_type: bert}}\nvalidation: {{prompts: ["to be or not to <mask>"]}}\n',
+    ),
     "E0441": Explanation(
         "A bundle runs where this toolkit is not installed: ONNX Runtime opens onnx, PyTorch alone opens torchscript. "
         "The format `pytorch` takes the model's class, which is here.",
@@ -648,6 +655,14 @@ EXPLANATIONS: dict[str, Explanation] = {
     "W0113": Explanation(
         "reports/tokenizer.json of this project knows how many tokens the training split has. batch_size x "
         "gradient_accumulation_steps sequences are more than that, so an epoch is a single step."
+    ),
+    "W0114": Explanation(
+        "A model of task `masked_lm` fills in the tokens that a prompt hides. Where it hides none, there is nothing to "
+        "see.",
+        'validation: {prompts: ["to be or not to be"]}\n',
+        'validation: {prompts: ["to be or not to <mask>"]}\n',
+        head=f'{MINIMAL}tokenizer: {{special_tokens: ["<mask>"]}}\ntask: {{task_type: masked_lm}}\n'
+        "model: {model_type: bert}\n",
     ),
     "W0201": Explanation(
         "Fine-tuning works with two bytes a weight. Four take twice the memory and more than twice the time.",

@@ -13,11 +13,16 @@ from pipeline.spec.words import expected, listed, spelled
 
 # Task
 
-_TEXT_OUT = ("lm", "seq2seq")
+_TEXT_OUT = ("lm", "masked_lm", "seq2seq")
 _CLASSES = ("classification", "text_classification", "vision_classification", "vision_multilabel")
-_FAMILIES = {"lm": ("decoder_only",), "seq2seq": ("encoder_decoder", "decoder_only")}  # others: every family
+_FAMILIES = {  # other tasks: every family
+    "lm": ("decoder_only",),
+    "masked_lm": ("encoder_only",),
+    "seq2seq": ("encoder_decoder", "decoder_only"),
+}
 _MODALITIES = {
     "lm": "text",
+    "masked_lm": "text",
     "seq2seq": "text",
     "text_classification": "text",
     "vision_classification": "vision",

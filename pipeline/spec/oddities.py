@@ -111,6 +111,14 @@ def formats_outlive_torch(formats: list[str]) -> Finding:
     return "torchscript is the only format, and PyTorch has deprecated it", "add onnx"
 
 
+def prompts_hide_something(task_type: str, prompts: list[str]) -> Finding:
+    """A model that fills in what is hidden has nothing to do where nothing is."""
+    if task_type != "masked_lm" or all("<mask>" in prompt for prompt in prompts):
+        return None
+    whole = next(prompt for prompt in prompts if "<mask>" not in prompt)
+    return f"the prompt {whole!r} has no <mask>, so nothing is filled in", "write <mask> for each token to be guessed"
+
+
 def budgets_can_be_missed(on_budget_failure: str, *budgets: float | None) -> Finding:
     """What happens to a missed budget matters where there is one."""
     if on_budget_failure == "fail" or any(budget is not None for budget in budgets):
@@ -149,4 +157,6 @@ ODD_EXPERIMENT = (
     Rule("W0109", ("training.eval_every_n_steps", "training.max_steps"), evaluation_comes_before_the_end),
     Rule("W0109", ("checkpointing.save_every_n_steps", "training.max_steps"), checkpoint_comes_before_the_end),
     Rule("W0110", ("export.formats",), formats_outlive_torch),
+    Rule("W0114", ("task.task_type", "logging.sample_prompts"), prompts_hide_something),
+    Rule("W0114", ("task.task_type", "validation.prompts"), prompts_hide_something),
 )  # fmt: skip

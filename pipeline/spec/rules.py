@@ -135,6 +135,7 @@ def one_process_stays_on_one_machine(strategy: str | None, num_nodes: int) -> Fi
 
 PICTURE_KINDS = ("digits", "image_folder")  # of dataset.source
 _OF_PICTURES = ("vision_classification", "vision_multilabel")  # tasks
+MASKED, MASK = "masked_lm", "<mask>"  # the task, and the token behind which it hides others
 
 
 def task_is_about_the_source(task_type: str, kind: str) -> Finding:
@@ -152,13 +153,36 @@ def task_is_about_the_source(task_type: str, kind: str) -> Finding:
     )
 
 
+# Task → the models for it; other tasks take the first two.
+_MODELS_FOR = {"masked_lm": ("bert",), "vision_classification": ("cnn",), "vision_multilabel": ("cnn",)}
+_DECODERS = ("llama", "gpt")
+_ABILITY = {
+    **dict.fromkeys(_DECODERS, "reads text and sees nothing after a token"),
+    "bert": "guesses hidden tokens of a text",
+    "cnn": "takes pictures",
+}
+
+
 def model_fits_the_task(model_type: str, task_type: str) -> Finding:
-    """Convolutions are for pictures, and transformers for text."""
-    if (model_type == "cnn") == (task_type in _OF_PICTURES):
+    """Convolutions are for pictures, an encoder for hidden tokens, decoders for all else that is text."""
+    fitting = _MODELS_FOR.get(task_type, _DECODERS)
+    if model_type in fitting:
         return None
-    if model_type == "cnn":
-        return f"model_type cnn takes pictures, but task_type {task_type} is about text", "set model_type to llama"
-    return f"model_type {model_type} takes text, but task_type {task_type} is about pictures", "set model_type to cnn"
+    about = "pictures" if task_type in _OF_PICTURES else "hidden tokens" if task_type == MASKED else "text"
+    return (
+        f"model_type {model_type} {_ABILITY[model_type]}, but task_type {task_type} is about {about}",
+        f"set model_type to {fitting[0]}",
+    )
+
+
+def masks_have_a_token(task_type: str, special_tokens: list[str]) -> Finding:
+    """A token is hidden behind another one, which must not stand for anything else."""
+    if task_type != MASKED or MASK in special_tokens:
+        return None
+    return (
+        f"task_type masked_lm hides tokens behind {MASK}, which the vocabulary does not have",
+        f'add "{MASK}" to tokenizer.special_tokens',
+    )
 
 
 def groups_divide_channels(norm_groups: int, stage_channels: list[int], model_type: str) -> Finding:
@@ -329,6 +353,7 @@ _EXPERIMENT = (
         ),
         sources_of_pairs_stay_whole,
     ),
+    Rule("E0434", ("task.task_type", "tokenizer.special_tokens"), masks_have_a_token),
     Rule("E0441", ("export.export_bundle", "export.formats"), bundle_can_serve),
     *ODD_EXPERIMENT,
 )  # fmt: skip
@@ -478,6 +503,21 @@ _EXPERIMENT_UNREAD = (
         Unread(f"model.{name}", "model.model_type", lambda kind: kind != "cnn", "model_type is not cnn")
         for name in ("stage_channels", "blocks_per_stage", "norm_groups")
     ),
+    *(
+        Unread(f"model.{name}", "model.model_type", lambda kind: kind == "bert", "model_type is bert")
+        for name in ("num_kv_heads", "qk_norm", "activation", "zero_init")
+    ),
+    *(
+        Unread(name, "task.task_type", lambda kind: kind == MASKED, "hidden tokens are filled in, no text is written")
+        for name in (
+            "logging.sample_max_new_tokens",
+            "logging.sample_temperature",
+            "validation.max_new_tokens",
+            "validation.temperature",
+            "validation.generation_seed",
+            "export.generated_tokens",
+        )
+    ),
     Unread("model.pooling", "task.task_type", lambda kind: kind != "text_classification", "the model is no classifier"),
     Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "formats has no onnx"),
 )
@@ -486,8 +526,8 @@ _EXPERIMENT_UNREAD = (
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "task.task_type",
-        lambda kind: kind not in ("lm", "seq2seq", "text_classification", "vision_classification"),
-        "it trains lm, seq2seq, text_classification and vision_classification",
+        lambda kind: kind not in ("lm", "masked_lm", "seq2seq", "text_classification", "vision_classification"),
+        "it trains lm, masked_lm, seq2seq, text_classification and vision_classification",
         "set it to one of them",
     ),
     Unsupported(

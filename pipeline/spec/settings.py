@@ -77,15 +77,21 @@ class TaskSettings(TypedDict, total=False):
 
     task_name: str
     task_type: Literal[
-        "lm", "seq2seq", "classification", "text_classification", "vision_classification", "vision_multilabel"
+        "lm",
+        "masked_lm",
+        "seq2seq",
+        "classification",
+        "text_classification",
+        "vision_classification",
+        "vision_multilabel",
     ]
 
 
 class ModelSettings(TypedDict, total=False):
-    """What learns: a decoder-only transformer for text, a convolutional network for pictures."""
+    """What learns: a decoder or an encoder for text, a convolutional network for pictures."""
 
     model_name: str
-    model_type: Literal["llama", "gpt", "cnn"]
+    model_type: Literal["llama", "gpt", "bert", "cnn"]
     stage_channels: list[int]
     blocks_per_stage: int
     norm_groups: int
@@ -272,10 +278,16 @@ class FlatSettings(TypedDict, total=False):
     max_sentence_length: int
     task_name: str
     task_type: Literal[
-        "lm", "seq2seq", "classification", "text_classification", "vision_classification", "vision_multilabel"
+        "lm",
+        "masked_lm",
+        "seq2seq",
+        "classification",
+        "text_classification",
+        "vision_classification",
+        "vision_multilabel",
     ]
     model_name: str
-    model_type: Literal["llama", "gpt", "cnn"]
+    model_type: Literal["llama", "gpt", "bert", "cnn"]
     stage_channels: list[int]
     blocks_per_stage: int
     norm_groups: int

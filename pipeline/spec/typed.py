@@ -80,11 +80,13 @@ def _class(name: str, description: str, settings: dict[str, Schema]) -> str:
 
 
 def _field(line: str) -> str:
-    """A line, or three when the choices do not fit into one; laid out as the formatter does."""
+    """A line, three when the choices do not fit into one, or one for each choice; laid out as the formatter does."""
     if len(line) <= _WIDTH:
         return f"{line}\n"
     head, _, rest = line.partition("[")
     choices, _, tail = rest.rpartition("]")
+    if len(f"        {choices}") > _WIDTH:
+        choices = choices.replace(", ", ",\n        ") + ","
     return f"{head}[\n        {choices}\n    ]{tail}\n"
 
 

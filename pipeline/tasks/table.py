@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.language_model import LanguageModel
+from pipeline.tasks.masked_lm import MaskedLanguageModel
 from pipeline.tasks.seq2seq import PrefixTask
 from pipeline.tasks.task import Task
 from pipeline.tasks.vision_classification import VisionClassification
@@ -31,8 +32,12 @@ def _of_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"vocab_size": metadata["vocab_size"]}
 
 
+def _of_padded_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_of_text(metadata), "pad_id": metadata["pad_id"]}
+
+
 def _of_labelled_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_of_text(metadata), "num_classes": len(metadata["classes"]), "pad_id": metadata["pad_id"]}
+    return {**_of_padded_text(metadata), "num_classes": len(metadata["classes"])}
 
 
 def _of_pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +47,7 @@ def _of_pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 TASKS: Mapping[str, TaskType] = {
     "lm": TaskType(LanguageModel.open, _of_text),
+    "masked_lm": TaskType(MaskedLanguageModel.open, _of_padded_text),
     "seq2seq": TaskType(PrefixTask.open, _of_text),
     "text_classification": TaskType(TextClassification.open, _of_labelled_text),
     "vision_classification": TaskType(VisionClassification.open, _of_pictures),

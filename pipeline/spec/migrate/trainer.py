@@ -113,7 +113,7 @@ TRAINER = Dialect(
             "task.task_type",
             "causal_lm",
             meaning=words({"causal_lm": "lm"}),
-            refuses={"masked_lm": "masked language models cannot be trained: only causal_lm can"},
+            refuses={"masked_lm": "a masked language model takes another architecture: start from the preset mlm_tiny"},
         ),
         Dropped("training.mlm_probability", "only objective masked_lm reads it"),
         Carried(
