@@ -14,6 +14,7 @@ from pipeline.paths import OUTPUT_OF, REPORTS, STAGES
 
 # Task → what to do with its model, and what its targets are
 _USES = {
+    "masked_lm": ("artifacts/validation/samples.json   what the model fills in", "hidden tokens"),
     "text_classification": ("foundry classify TEXT           its class, by the model", "texts"),
     "vision_classification": ("foundry classify FILE           the class of a picture", "pictures"),
 }
