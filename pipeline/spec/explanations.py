@@ -368,7 +368,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "E0441": Explanation(
         "A bundle runs where this toolkit is not installed: ONNX Runtime opens onnx, PyTorch alone opens torchscript. "
-        "The format `pytorch` takes the model's class, which is here.",
+        "The format `pytorch` takes the model's class, which is here. What it serves writes text or chooses a class: a "
+        "model of task `masked_lm` does neither.",
         "export: {export_bundle: true, formats: [pytorch]}\n",
         "export: {export_bundle: true, formats: [onnx, pytorch]}\n",
     ),

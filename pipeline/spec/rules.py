@@ -290,8 +290,10 @@ def start_is_not_what_follows(resume_from_checkpoint: str | None) -> Finding:
 _SERVED = ("onnx", "torchscript")  # what the script of a bundle opens
 
 
-def bundle_can_serve(export_bundle: bool, formats: Collection[str]) -> Finding:
+def bundle_can_serve(export_bundle: bool, formats: Collection[str], task_type: str) -> Finding:
     """A bundle serves its model without this toolkit, which takes a format that other runtimes open."""
+    if export_bundle and task_type == MASKED:
+        return "a bundle serves models that write text or choose classes", "set export_bundle to false"
     if not export_bundle or set(_SERVED) & set(formats):
         return None
     return (
@@ -354,7 +356,7 @@ _EXPERIMENT = (
         sources_of_pairs_stay_whole,
     ),
     Rule("E0434", ("task.task_type", "tokenizer.special_tokens"), masks_have_a_token),
-    Rule("E0441", ("export.export_bundle", "export.formats"), bundle_can_serve),
+    Rule("E0441", ("export.export_bundle", "export.formats", "task.task_type"), bundle_can_serve),
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
