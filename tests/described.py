@@ -53,7 +53,13 @@ def tokenizer_description(vocab_size: int) -> dict[str, Any]:
     }
 
 
-# What the train stage adds to the metadata of every checkpoint.
+# What the train stage adds to the state of every checkpoint, and to its metadata.
+RUN_STATE = {
+    "run_id": "00000000-0000-4000-8000-000000000000",
+    "start_timestamp": "2026-01-01T00:00:00+00:00",
+    "fingerprint": 64 * "0",
+    "execution": EXECUTION,
+}
 RUN_METADATA = {
     "experiment": "tiny",
     "run_id": "00000000-0000-4000-8000-000000000000",

@@ -80,12 +80,12 @@ class DocumentBatches:
         return self._order[index * self._size : (index + 1) * self._size]
 
 
-class LabelledTexts:
-    """Rows of (T,) ids, filled up with `pad_id`, and the number of the class.
+class _Texts:
+    """Documents of text as rows of equal length.
 
     Args:
-        split: of kind `labelled_texts`.
-        length: T; what is longer is cut off at the end.
+        split: of text.
+        length: T, tokens of a row.
         pad_id: what fills up.
     """
 
@@ -94,6 +94,13 @@ class LabelledTexts:
 
     def __len__(self) -> int:
         return self._split.documents
+
+
+class LabelledTexts(_Texts):
+    """Rows of (T,) ids, filled up with padding, and the number of the class.
+
+    Of a split of kind `labelled_texts`; what is longer than T is cut off at the end.
+    """
 
     def row(self, index: int) -> Row:
         """Ids and class of one document."""
@@ -111,20 +118,12 @@ class LabelledTexts:
         return np.full(self._length, self._pad, np.int64), np.array(IGNORED, np.int64)
 
 
-class Pairs:
+class Pairs(_Texts):
     """Rows of (T,) ids of source and target, and the (T,) ids that follow them, of which only the target counts.
 
-    Args:
-        split: of kind `pairs`.
-        length: T; of a longer pair the beginning of the source is left out, so that the target is whole.
-        pad_id: what fills up.
+    Of a split of kind `pairs`; of a pair longer than T the beginning of the source is left out, so that the target is
+    whole.
     """
-
-    def __init__(self, split: EncodedSplit, *, length: int, pad_id: int) -> None:
-        self._split, self._length, self._pad = split, length, pad_id
-
-    def __len__(self) -> int:
-        return self._split.documents
 
     def row(self, index: int) -> Row:
         """Inputs and targets of one pair."""
@@ -148,3 +147,29 @@ class Pairs:
 
     def _source_length(self, index: int) -> int:
         return int(self._split.arrays["middles"][index] - self._split.arrays["offsets"][index])
+
+
+class Pictures:
+    """Rows of one (C, H, W) uint8 picture and the number of its class.
+
+    Args:
+        split: of kind `pictures`.
+    """
+
+    def __init__(self, split: EncodedSplit) -> None:
+        self._pictures, self._labels = split.pictures, split.labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def row(self, index: int) -> Row:
+        """Pixels and class of one picture."""
+        return self._pictures[index], np.array(self._labels[index], np.int64)
+
+    def targets(self, index: int) -> int:  # noqa: ARG002 - of any picture
+        """One: its class."""
+        return 1
+
+    def blank(self) -> Row:
+        """A black picture, and no class."""
+        return np.zeros(self._pictures.shape[1:], np.uint8), np.array(IGNORED, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,3 +162,16 @@ def map_array(path: Path, dtype: str) -> NDArray[Any]:
         hint = "build it again with: foundry run --from tokenizer --force"
         raise ArtifactError("the file is missing", where=str(path), hint=hint) from error
     return np.memmap(path, dtype=entry, mode="r")
+
+
+def release(array: NDArray[Any]) -> None:
+    """Take what was read of a mapped array out of this process's memory; the system keeps it in its cache as it likes.
+
+    Each page that is read counts as memory of the process until the mapping ends, so that one which reads a large file
+    in random order would come to hold all of it. Of an array that is not mapped nothing is taken.
+    """
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -21,15 +21,14 @@ from pipeline.models.model import Model
 from pipeline.paths import OUTPUT_OF
 from pipeline.spec import Spec
 from pipeline.spec.flat import TrainingConfig
+from pipeline.stages.train_loop import metadata_of, optimizer_of, run_loop
 from pipeline.stages.train_result import now
-from pipeline.stages.train_run import learning_rate_of, metadata_of, optimizer_of
 from pipeline.stages.train_setup import Setup, prepare_loss, seed_everything
 from pipeline.tasks.task import Task
 from pipeline.training.distributed import ALONE
 from pipeline.training.events import Event, StepDone
 from pipeline.training.hardware import choose_execution
-from pipeline.training.loop import planned_steps, train
-from pipeline.training.precision import PRECISIONS
+from pipeline.training.loop import planned_steps
 from pipeline.training.saver import Saver
 
 # What a task document calls a metric → how it is had from what a task measures.
@@ -106,13 +105,12 @@ def run_training(
         evaluations.clear()
     optimizer = optimizer_of(spec, setup)
     with tempfile.TemporaryDirectory(prefix="foundry-training-") as folder:
-        result = train(
-            model=setup.model,
-            optimizer=optimizer,
-            batches=setup.batches,
-            loss_sum=setup.loss,
-            learning_rate=learning_rate_of(spec, setup.total_steps),
+        result = run_loop(
+            spec,
+            setup,
+            optimizer,
             evaluate=setup.evaluate,
+            eval_every_n_steps=eval_cfg.eval_interval_steps,
             saver=Saver(
                 run_folder=Path(folder),
                 model=setup.model,
@@ -123,14 +121,6 @@ def run_training(
                 emit=note,
             ),
             checkpoint=None,
-            total_steps=setup.total_steps,
-            accumulation=spec.training.gradient_accumulation_steps,
-            max_grad_norm=spec.training.max_grad_norm,
-            scale_loss=PRECISIONS[setup.execution.precision].scaled,
-            on_nonfinite=spec.training.on_nonfinite,
-            eval_every_n_steps=eval_cfg.eval_interval_steps,
-            patience=spec.training.early_stopping_patience,
-            min_delta=spec.training.early_stopping_min_delta,
             emit=note,
             stop=lambda: None,
             started=started,

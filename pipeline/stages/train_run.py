@@ -9,34 +9,29 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from pipeline import console, ranks
 from pipeline.errors import FoundryError
 from pipeline.files import canonical_json, sha256_bytes, sha256_file, verify_manifest
 from pipeline.paths import OUTPUT_OF, work_dir
-from pipeline.revision import revision
 from pipeline.spec import Spec, stage_values
 from pipeline.spec.saves import schedule_of
 from pipeline.stages import CODE_OF
 from pipeline.stages.launch import arrangement_of
 from pipeline.stages.trackers import Run, require_trackers, tracking
+from pipeline.stages.train_loop import metadata_of, optimizer_of, run_loop
 from pipeline.stages.train_memory import estimate_of_shortage
 from pipeline.stages.train_record import Follower, Record, last_step
 from pipeline.stages.train_result import now, training_metrics, write_model
-from pipeline.stages.train_setup import Setup, inputs_of, set_up, tokenizer_hash
+from pipeline.stages.train_setup import Setup, inputs_of, set_up
 from pipeline.stages.train_signals import listen_for_signals
-from pipeline.training.averaging import keep_mean, mean_weights
+from pipeline.training.averaging import mean_weights
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.training.distributed import agreed, join
 from pipeline.training.earlier import why_afresh
 from pipeline.training.exact import require_same_execution, require_same_processes
 from pipeline.training.hardware import memory_mb
-from pipeline.training.loop import train
-from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
-from pipeline.training.precision import PRECISIONS, in_float32
+from pipeline.training.precision import in_float32
 from pipeline.training.run_folder import LOCK, checkpoints_in, locked, prune
 from pipeline.training.saver import Saver
 from pipeline.training.warm_start import Start, read_start, remembered_starts
@@ -212,28 +207,17 @@ def _train(
             emit=emit,
             world=world,
         )
-        result = train(
-            model=setup.model,
-            optimizer=optimizer,
-            batches=setup.batches,
-            loss_sum=setup.loss,
-            learning_rate=learning_rate_of(spec, setup.total_steps),
+        result = run_loop(
+            spec,
+            setup,
+            optimizer,
             evaluate=judged(setup.evaluate) if setup.held_out.documents else None,
+            eval_every_n_steps=spec.training.eval_every_n_steps,
             saver=saver,
             checkpoint=checkpoint,
-            total_steps=setup.total_steps,
-            accumulation=spec.training.gradient_accumulation_steps,
-            max_grad_norm=spec.training.max_grad_norm,
-            scale_loss=PRECISIONS[setup.execution.precision].scaled,
-            on_nonfinite=spec.training.on_nonfinite,
-            eval_every_n_steps=spec.training.eval_every_n_steps,
-            patience=spec.training.early_stopping_patience,
-            min_delta=spec.training.early_stopping_min_delta,
             emit=emit,
             stop=stop,
             started=started,
-            rows=setup.rows,
-            world=world,
         )
     with mean_weights(setup.model, optimizer):
         model = world.whole(setup.model)
@@ -242,49 +226,6 @@ def _train(
             metrics = training_metrics(spec, setup, result, identity=identity, record=record)
             write_model(spec, setup, result, model=model, encoded=encoded, metrics=metrics, record=record)
     return scheduled
-
-
-def metadata_of(spec: Spec, setup: Setup, encoded: Path, *, steps_per_epoch: int) -> dict[str, Any]:
-    """What the metadata of every checkpoint says of the run."""
-    return {
-        "experiment": spec.name,
-        "spec_hash": spec.hash(),
-        "tokenizer": tokenizer_hash(encoded),
-        "git": revision(Path.cwd()),
-        "parameters": sum(parameter.numel() for parameter in setup.model.parameters()),
-        "tokens_per_step": round(setup.batches.targets_per_epoch / steps_per_epoch),
-        "effective_batch": spec.training.batch_size * setup.shares * spec.training.gradient_accumulation_steps,
-    }
-
-
-def optimizer_of(spec: Spec, setup: Setup) -> torch.optim.Optimizer:
-    """The optimizer of a run, with a running mean of the weights if the spec asks for one."""
-    optimizer = make_optimizer(
-        setup.model,
-        learning_rate=spec.training.learning_rate,
-        products=torch.bfloat16 if setup.execution.precision.startswith("bf16") else torch.float32,
-        **spec.section("optimizer"),
-    )
-    if spec.training.ema_decay is not None:
-        keep_mean(optimizer, spec.training.ema_decay)
-    return optimizer
-
-
-def learning_rate_of(spec: Spec, total_steps: int) -> Callable[[int], float]:
-    """The learning rate of each step of a run, counted from 1."""
-    return partial(
-        learning_rate_at,
-        total_steps=total_steps,
-        peak=spec.training.learning_rate,
-        schedule=spec.scheduler.scheduler_type,
-        warmup_steps=warmup_length(
-            total_steps=total_steps,
-            warmup_ratio=spec.scheduler.warmup_ratio,
-            warmup_steps=spec.scheduler.warmup_steps,
-        ),
-        min_lr_ratio=spec.scheduler.min_lr_ratio,
-        decay_ratio=spec.scheduler.decay_ratio,
-    )
 
 
 def _announce(spec: Spec, setup: Setup, checkpoint: Checkpoint | None) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.data.batches import IGNORED
+from pipeline.data.document_batches import DocumentBatches, Pictures
 from pipeline.data.encoded import EncodedSplit, read_metadata
-from pipeline.data.picture_batches import PictureBatches
 from pipeline.data.picture_files import decode_picture, read_picture_file
 from pipeline.tasks.task import Evaluation, Sample
 
@@ -43,9 +43,9 @@ class VisionClassification:
         metadata = read_metadata(folder)
         return cls(classes=metadata["classes"], image_size=metadata["image_size"], fit=metadata["fit"])
 
-    def batches(self, split: EncodedSplit, *, batch_size: int, seed: int) -> PictureBatches:
+    def batches(self, split: EncodedSplit, *, batch_size: int, seed: int) -> DocumentBatches:
         """(B, C, H, W) pictures and the (B,) numbers of their classes. See `Task`."""
-        return PictureBatches(split.pictures, split.labels, batch_size=batch_size, seed=seed)
+        return DocumentBatches(Pictures(split), batch_size=batch_size, seed=seed)
 
     def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
         """Cross-entropy over the pictures that count, summed. See `Task`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.batches import IGNORED, Batches
+from pipeline.data.encoded import map_array
 from pipeline.errors import ArtifactError
+from pipeline.memory import memory_bytes
 
 pytestmark = pytest.mark.unit
 
@@ -75,3 +79,27 @@ def test_windows_begin_elsewhere_in_another_epoch() -> None:
 def test_a_stream_without_a_pair_is_refused() -> None:
     with pytest.raises(ArtifactError, match="fewer than two tokens"):
         Batches(np.arange(1, dtype=np.uint16), length=4, batch_size=1, seed=1)
+
+
+def test_the_order_is_that_of_a_permutation_of_numpy() -> None:
+    tokens = np.arange(70_000, dtype=np.uint32)
+    batches = Batches(tokens, length=2, batch_size=7, seed=3)
+    order = np.random.default_rng([3, 1]).permutation(len(tokens) // 2)
+
+    first = [int(batches.batch(1, index)[0][row, 0]) // 2 for index in range(3) for row in range(7)]
+
+    assert all(abs(window - int(place)) <= 1 for window, place in zip(first, order, strict=False))
+
+
+def test_reading_a_mapped_file_in_random_order_leaves_none_of_it_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    path.touch()
+    os.truncate(path, 500_000_000)  # sparse: it takes no space
+    batches = Batches(map_array(path, "uint16"), length=256, batch_size=64, seed=1)
+    batches.batch(0, 0)  # makes the order
+    before, _ = memory_bytes()
+
+    for index in range(300):
+        batches.batch(0, index)
+
+    assert memory_bytes()[0] - before < 10_000_000  # with pages left where they are, 450 MB

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tables import table, write_between_marks
+from tables import publish, table
 from tiny_runs import TinyRun
 
 from pipeline.training.run_folder import checkpoints_in, locked, prune
@@ -183,9 +183,7 @@ def main() -> int:
     text = table(("killed at every call of", "kills", "a run then goes on from"), rows)
     total = sum(count for _, count, _ in rows)
     text += f"\n{total:,} kills, and every time a run found a whole checkpoint and no leftovers.\n"
-    print(text)
-    if arguments.write is not None:
-        write_between_marks(arguments.write, NAME, text)
+    publish(NAME, text, arguments.write)
     return 0
 
 

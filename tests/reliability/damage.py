@@ -16,7 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tables import table, write_between_marks
+from tables import publish, table
 from tiny_runs import TinyRun
 
 from pipeline.training.run_folder import checkpoint_folder
@@ -80,9 +80,7 @@ def main() -> int:
     files = sorted({name for name, _ in counted})
     text = table(("file", *KINDS), ([f"`{name}`", *(counted[name, kind] for kind in KINDS)] for name in files))
     text += f"\n{counted.total():,} damages, all found, and each time the checkpoint before was used.\n"
-    print(text)
-    if arguments.write is not None:
-        write_between_marks(arguments.write, NAME, text)
+    publish(NAME, text, arguments.write)
     return 0
 
 

@@ -119,16 +119,16 @@ def _forget_the_best() -> None:
 
 
 def _restart_the_schedule() -> None:
-    from pipeline.stages import train_run
+    from pipeline.stages import train_loop
 
-    real: Any = train_run.learning_rate_at
+    real: Any = train_loop.learning_rate_at
     first: list[int] = []
 
     def restarted(step: int, **settings: Any) -> float:
         first.append(step)
         return float(real(step - first[0] + 1, **settings))
 
-    train_run.learning_rate_at = restarted
+    train_loop.learning_rate_at = restarted
 
 
 def _order_of_the_process() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables import table, write_between_marks
+from tables import publish, table
 from torch import Tensor
 
 from pipeline.data.batches import IGNORED
@@ -181,9 +181,7 @@ def main() -> None:
             rows.append((precision, steps, f"{pieces} x {size}", *figures))
     head = ("precision", "steps", "cut", "largest difference", "bound", "relative to the update", "bound")
     text = table(head, rows)
-    print(text, end="")
-    if chosen.write is not None:
-        write_between_marks(chosen.write, NAME, text)
+    publish(NAME, text, chosen.write)
     sys.exit(beyond > 0)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from invariance import BOUNDS, ROWS, Difference, Loss, Step, difference, trained, within
-from tables import table, write_between_marks
+from tables import publish, table
 from torch import Tensor, nn
 
 NAME = "out of memory"
@@ -140,9 +140,7 @@ def main() -> None:
             for where, name, rows, apart, bound in found
         ),
     )
-    print(text, end="")
-    if chosen.write is not None:
-        write_between_marks(chosen.write, NAME, text)
+    publish(NAME, text, chosen.write)
     sys.exit(beyond > 0)
 
 

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from forgetful import DEFECTS
-from tables import table, write_between_marks
+from tables import publish, table
 
 from pipeline.commands.proof import Ended, Proof
 from pipeline.console import Progress
@@ -91,9 +91,7 @@ def main() -> None:
             rows.append((item, shows if caught else ", ".join(found) or "nothing", "yes" if caught else "**no**"))
             print(f"{item}: {rows[-1][1]}", file=sys.stderr, flush=True)
     text = table(("lost or wrong in the process that goes on", "found unequal", "caught"), rows)
-    print(text, end="")
-    if chosen.write is not None:
-        write_between_marks(chosen.write, NAME, text)
+    publish(NAME, text, chosen.write)
     sys.exit(missed > 0)
 
 

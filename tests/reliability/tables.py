@@ -12,6 +12,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in cells) + "\n"
 
 
+def publish(name: str, text: str, document: Path | None) -> None:
+    """Print a table, and put it into a document that has a place for it, if one is given."""
+    print(text, end="")
+    if document is not None:
+        write_between_marks(document, name, text)
+
+
 def write_between_marks(document: Path, name: str, text: str) -> None:
     """Put text in the place of what stands between `<!-- NAME -->` and `<!-- end of NAME -->`."""
     before, mark, rest = document.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")

@@ -24,7 +24,11 @@ EARLIER = Execution(
 
 
 def test_a_process_that_executes_the_same_may_go_on() -> None:
-    require_same_execution(EARLIER, EARLIER.to_dict())
+    process = replace(EARLIER)
+
+    require_same_execution(process, EARLIER.to_dict())
+
+    assert not process.differences(EARLIER.to_dict())
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Execution)])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from described import RUN_METADATA
+from described import RUN_METADATA, RUN_STATE
 from torch import Tensor
 
 from pipeline.data.batches import Batches, BatchSource
@@ -26,22 +26,6 @@ from pipeline.training.loop import Result, planned_steps, train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer
 from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights, in_float32
 from pipeline.training.saver import Saver
-
-# What the train stage adds to the state of every checkpoint.
-_EXTRA = {
-    "run_id": "00000000-0000-4000-8000-000000000000",
-    "start_timestamp": "2026-01-01T00:00:00+00:00",
-    "fingerprint": 64 * "0",
-    "execution": {
-        "device": "cpu",
-        "precision": "32-true",
-        "compile_mode": None,
-        "num_threads": 1,
-        "torch": torch.__version__,
-        "cpu_capability": "DEFAULT",
-        "gpu": None,
-    },
-}
 
 # How the saver is told to save, unless a test says otherwise.
 _SAVING: dict[str, Any] = {
@@ -126,7 +110,7 @@ class Bench:
             model=self.model,
             optimizer=self.optimizer,
             total_steps=total,
-            state=_EXTRA,
+            state=RUN_STATE,
             metadata=RUN_METADATA,
             emit=self.events.append,
             **{name: chosen.pop(name) for name in _SAVING},
