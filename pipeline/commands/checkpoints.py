@@ -45,7 +45,7 @@ def _planned(spec: Spec) -> Plan:
     from pipeline.commands.checkpoint_plan import plan_of
     from pipeline.commands.plan_pictures import pictures_for
     from pipeline.commands.plan_text import text_of
-    from pipeline.spec import estimate, estimate_model, estimate_pictures
+    from pipeline.spec import estimate, estimate_pictures
 
     settings = spec.to_dict()
     if spec.model.model_type == "cnn":
@@ -54,7 +54,7 @@ def _planned(spec: Spec) -> Plan:
         weights = estimate_pictures.weight_bytes(estimate_pictures.picture_shape_of(settings["model"], pictures))
         return plan_of(settings, steps, 3 * weights, text=f"{pictures.known}: {pictures.source}")
     text = text_of(spec)
-    size = estimate.checkpoint_bytes(settings, estimate_model.shape_of(settings["model"], text.vocab_size))
+    size = estimate.checkpoint_bytes(settings, estimate.shape_for(settings, text))
     return plan_of(settings, estimate.steps_of(settings, text), size, text=f"{text.known}: {text.source}")
 
 

@@ -6,26 +6,19 @@ from pathlib import Path
 
 import click
 
-from pipeline.paths import OUTPUT_OF
+from pipeline.commands.options import model_folder
 
 
 @click.command(short_help="Say which class a text or a picture belongs to.")
 @click.argument("text")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Show so many of the likeliest.")
-@click.option(
-    "--model",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=OUTPUT_OF["train"],
-    show_default=True,
-    help="A model folder.",
-)
+@model_folder
 def command(text: str, top: int, folder: Path) -> None:
     """Print the likeliest classes of TEXT, each with its probability, the likeliest first.
 
     For a model of pictures, TEXT is the name of a picture file of any size.
     """
-    from pipeline.errors import ArtifactError
+    from pipeline.errors import ArtifactError, CorpusError, FoundryError
     from pipeline.models.store import load_model
     from pipeline.tasks.classify import TextClassification
     from pipeline.tasks.table import TASKS
@@ -36,6 +29,11 @@ def command(text: str, top: int, folder: Path) -> None:
     if not isinstance(task, TextClassification | VisionClassification):
         message = f"{description['model_name']} has no classes: it was trained for {description['task_type']}"
         raise ArtifactError(message, where=str(folder), hint="take the folder of a model that classifies")
-    ranked = sorted(task.probabilities(model, text).items(), key=lambda item: -item[1])[:top]
+    try:
+        probabilities = task.probabilities(model, text)
+    except CorpusError as error:  # about what was given here, not about a corpus
+        hint = error.hint or "give the name of a picture file"
+        raise FoundryError(error.message, where=error.where, hint=hint) from error
+    ranked = sorted(probabilities.items(), key=lambda item: -item[1])[:top]
     for name, probability in ranked:
         click.echo(f"{probability:7.2%}  {name}")

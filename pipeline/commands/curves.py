@@ -39,7 +39,7 @@ def draw_curves(history: Path, target: Path) -> None:
     loss = axes["loss"]
     loss.plot(*_column(rows, "loss"), color="#9db7d5", label="training")
     loss.plot(*_column(rows, "val_loss"), color="#b3402a", marker="o", label="validation")
-    loss.set(title="Loss", xlabel="optimizer step", ylabel="nats per token")
+    loss.set(title="Loss", xlabel="optimizer step", ylabel="nats per target")
     loss.legend()
     for name, title in _PANELS.items():
         panel = axes[name]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.paths import OUTPUT_OF
+from pipeline.commands.options import model_folder
 
 if TYPE_CHECKING:
     from pipeline.data.tokenizer import Tokenizer
@@ -35,14 +35,7 @@ _MAX_CHARACTER_BYTES = 4  # of UTF-8: more than that many trailing replacements 
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text. May be given several times.")
-@click.option(
-    "--model",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=OUTPUT_OF["train"],
-    show_default=True,
-    help="A model folder.",
-)
+@model_folder
 def command(
     prompt: str,
     max_new_tokens: int,

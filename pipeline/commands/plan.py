@@ -167,13 +167,14 @@ def _budgets(planned: dict[str, Any]) -> Iterator[str]:
     from pipeline.evaluation.budgets import BUDGETS
 
     yield f"{'budget':<17} {'predicted':>10} {'limit':>8}"
+    units = {name: budget.unit.format(target="target") for name, budget in BUDGETS.items()}
     for row in planned["budgets"]:
         value, limit = (("-" if row[key] is None else f"{row[key]:,.4g}") for key in ("predicted", "limit"))
-        unit = BUDGETS[row["name"]].unit
+        unit = units[row["name"]]
         yield f"{row['name']:<17} {value:>10} {limit:>8} {unit:<15} {_VERDICTS[row['status']]}".rstrip()
     for row in planned["budgets"]:
         if row["limit"] is not None and row["predicted"] is not None and row["predicted"] > row["limit"]:
-            yield _remedy(row, BUDGETS[row["name"]].unit)
+            yield _remedy(row, units[row["name"]])
 
 
 def _remedy(row: dict[str, Any], unit: str) -> str:

@@ -16,14 +16,14 @@ _NEARLY = 0.9  # a value above this share of its limit passes with a warning: th
 
 @dataclass(frozen=True)
 class Budget:
-    """What a budget measures and what to change when it is missed."""
+    """What a budget measures, where `{target}` is what the task predicts, and what to change when it is missed."""
 
     unit: str
     advice: str
 
 
 BUDGETS: dict[str, Budget] = {
-    "val_loss": Budget("nats per token", "train longer, or with more text, or change training.learning_rate"),
+    "val_loss": Budget("nats per {target}", "train longer, or with more text, or change training.learning_rate"),
     "rss_mb": Budget("MB", "make the model smaller (model.d_model, model.num_layers, tokenizer.vocab_size)"),
     "peak_mb": Budget("MB", "make the model smaller or its sequences shorter (model.d_model, model.max_seq_len)"),
     "latency_p95_ms": Budget("ms", "make the model smaller (model.num_layers, model.d_model) or free the machine"),
@@ -47,7 +47,7 @@ class Verdict:
         return f"{self.name} {value}" if self.limit is None else f"{self.name} {value} (limit {self.limit:,.4g})"
 
 
-def judge(values: Mapping[str, float], limits: Mapping[str, float | None]) -> list[Verdict]:
+def judge(values: Mapping[str, float], limits: Mapping[str, float | None], *, target: str = "token") -> list[Verdict]:
     """Hold each measured value against its limit, in the order of `BUDGETS`.
 
     Above the limit, or not finite: fail. Above 90 % of it: warn. No limit: not judged, and listed as such.
@@ -55,9 +55,16 @@ def judge(values: Mapping[str, float], limits: Mapping[str, float | None]) -> li
     Args:
         values: one for every name in `BUDGETS`, in its unit.
         limits: one or None for every name in `BUDGETS`.
+        target: what the task predicts: a token, a text, a picture.
     """
     return [
-        Verdict(name, values[name] if math.isfinite(values[name]) else None, limits[name], budget.unit, status)
+        Verdict(
+            name,
+            values[name] if math.isfinite(values[name]) else None,
+            limits[name],
+            budget.unit.format(target=target),
+            status,
+        )
         for name, budget in BUDGETS.items()
         for status in [_status(values[name], limits[name])]
     ]

@@ -100,7 +100,7 @@ def validate_model(
         "model_mb": weights.stat().st_size / _MB,
         "training_minutes": description["training"]["seconds"] / 60,
     }
-    verdicts = judge(values, budgets)
+    verdicts = judge(values, budgets, target=TASKS[task_type].target)
     report = {
         "format_version": REPORT_FORMAT,
         "task_type": task_type,

@@ -20,6 +20,7 @@ from pipeline.export.compare import (
     compare_latency,
     differences,
     random_inputs,
+    shape_name,
     shapes_of,
     worst,
 )
@@ -177,12 +178,19 @@ def shapes(subject: Subject) -> Outcome:
     """Inputs give logits of the right shape on every shape that the exports are compared on."""
     model = subject.model
     tried = shapes_of(model)
+    pictures = isinstance(model, Cnn)
     for batch, length in tried:
         with torch.inference_mode():
             found = tuple(model(torch.from_numpy(random_inputs(model, batch, length))).shape)
         if found != model.logits_shape(batch, length):
-            return Outcome("failed", f"batch {batch} x length {length} gives {found}")
-    return Outcome("passed", f"{len(tried)} shapes", {"shapes": [f"{batch}x{length}" for batch, length in tried]})
+            return Outcome("failed", f"{shape_name(batch, None if pictures else length)} gives {found}")
+    shown = [_short(batch, None if pictures else length) for batch, length in tried]
+    return Outcome("passed", f"{len(tried)} shapes", {"shapes": shown})
+
+
+def _short(batch: int, length: int | None) -> str:
+    """A shape as a key of a report: `2x13`, of pictures `2`."""
+    return f"{batch}" if length is None else f"{batch}x{length}"
 
 
 def memory(subject: Subject) -> Outcome:
@@ -241,7 +249,7 @@ def numerical_consistency(subject: Subject, name: str) -> Outcome:
         "max_abs_diff": _finite(largest.max_abs),
         "max_rel_diff": _finite(max(one.max_rel for one in found)),
         "limit": limit,
-        "max_abs_diff_by_shape": {f"{one.batch}x{one.length}": _finite(one.max_abs) for one in found},
+        "max_abs_diff_by_shape": {_short(one.batch, one.length): _finite(one.max_abs) for one in found},
     }
     message = f"{name}: the largest difference of a logit is {largest} (limit {limit:g})"
     if largest.max_abs == 0:

@@ -121,10 +121,13 @@ class Runner:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an export's logits are from the model's on one shape. NaN where either has a NaN."""
+    """How far an export's logits are from the model's on one shape. NaN where either has a NaN.
+
+    Pictures have no length.
+    """
 
     batch: int
-    length: int
+    length: int | None
     max_abs: float
     max_rel: float
 
@@ -133,7 +136,12 @@ class Difference:
         return self.max_abs <= limit
 
     def __str__(self) -> str:
-        return f"{self.max_abs:.3g} at batch {self.batch} x length {self.length}"
+        return f"{self.max_abs:.3g} at {shape_name(self.batch, self.length)}"
+
+
+def shape_name(batch: int, length: int | None) -> str:
+    """What people call a shape."""
+    return f"batch {batch}" if length is None else f"batch {batch} x length {length}"
 
 
 def shapes_of(model: Model) -> list[tuple[int, int]]:
@@ -172,17 +180,18 @@ def differences(model: Model, runner: Runner) -> list[Difference]:
 def difference(model: Model, runner: Runner, batch: int, length: int) -> Difference:
     """The difference on one shape."""
     ids = random_inputs(model, batch, length)
+    shown = None if isinstance(model, Cnn) else length
     with torch.inference_mode():
         ours: Logits = model(torch.from_numpy(ids)).numpy()
     theirs = runner.logits(ids)
     if theirs.shape != ours.shape:
         raise ExportError(
-            f"{runner.name} answers batch {batch} x length {length} with shape {theirs.shape} instead of {ours.shape}"
+            f"{runner.name} answers {shape_name(batch, shown)} with shape {theirs.shape} instead of {ours.shape}"
         )
     with np.errstate(invalid="ignore"):  # infinity minus infinity is the NaN that we report
         apart = np.abs(theirs - ours)
         relative = apart / (np.abs(ours) + _RELATIVE_EPSILON)
-    return Difference(batch, length, float(apart.max()), float(relative.max()))
+    return Difference(batch, shown, float(apart.max()), float(relative.max()))
 
 
 def worst(found: list[Difference]) -> Difference:

@@ -45,6 +45,7 @@ Known = Literal["counted", "estimated", "unknown"]
 
 _FLOAT = 4  # bytes of a weight
 _MB = 1e6
+_CHOOSES = "text_classification"
 
 
 # The text
@@ -62,6 +63,7 @@ class Text:
         validation_tokens: tokens of the validation split.
         all_tokens: tokens of all splits.
         all_bytes: of the text of all splits.
+        num_classes: classes of the texts; None where there are none or they are not known.
     """
 
     known: Known
@@ -71,6 +73,7 @@ class Text:
     validation_tokens: int
     all_tokens: int
     all_bytes: int
+    num_classes: int | None = None
 
 
 # Bytes of English text that one token stands for, by pieces of the vocabulary. Measured on the plays of Shakespeare
@@ -110,6 +113,12 @@ def text_of_bytes(
     tokens = {split: round(size / ratio) for split, size in sizes.items()}
     total = sum(sizes.values())
     return Text(known, source, vocab_size, tokens["train"], tokens["validation"], sum(tokens.values()), total)
+
+
+def shape_for(settings: Settings, text: Text) -> Shape:
+    """The shape of an experiment's model, once it is known what it learns from."""
+    chooses = settings["task"]["task_type"] == _CHOOSES
+    return shape_of(settings["model"], text.vocab_size, text.num_classes if chooses else None)
 
 
 # The steps
@@ -338,7 +347,7 @@ def tokens_learned(settings: Settings, steps: Steps) -> int:
 
 def predicted(settings: Settings, text: Text, pace: Pace | None) -> dict[str, float | None]:
     """What each budget of a spec will be held against; None for what cannot be known before."""
-    shape = shape_of(settings["model"], text.vocab_size)
+    shape = shape_for(settings, text)
     memory = inference_memory(shape)
     known = pace is not None and text.known != "unknown"
     return {
@@ -443,7 +452,7 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         pace: of the machine that is to run it; None leaves times out.
         notes: what a reader should know beside the figures.
     """
-    shape = shape_of(settings["model"], text.vocab_size)
+    shape = shape_for(settings, text)
     steps = steps_of(settings, text)
     tokens = tokens_learned(settings, steps)
     flops = flops_per_token(shape) * tokens
@@ -469,7 +478,7 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
             "parameters": {**parameters(shape), "total": count(shape)},
             "flops_per_token": flops_per_token(shape),
         },
-        "text": {key: value for key, value in asdict(text).items() if key != "vocab_size"},
+        "text": {key: value for key, value in asdict(text).items() if key not in ("vocab_size", "num_classes")},
         "training": {
             "tokens_per_epoch": max(0, text.train_tokens - 1),
             "steps_per_epoch": steps.per_epoch,
@@ -489,9 +498,16 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "notes": [
             *notes,
             *_of_several_devices(settings["hardware"]),
+            *_of_unknown_classes(settings, text),
             *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute),
         ],
     }
+
+
+def _of_unknown_classes(settings: Settings, text: Text) -> Iterator[str]:
+    if settings["task"]["task_type"] == _CHOOSES and text.num_classes is None:
+        each = settings["model"]["d_model"] + 1
+        yield f"how many classes there are is known once the corpus is encoded: each adds {each:,} parameters"
 
 
 def _of_several_devices(hardware: Mapping[str, Any]) -> Iterator[str]:

@@ -32,6 +32,7 @@ class Shape:
     dropout: float
     qk_norm: bool = False
     activation: str = "auto"
+    num_classes: int | None = None  # of a classifier of texts, which has these outputs instead of tokens
 
     @property
     def gated(self) -> bool:
@@ -58,21 +59,25 @@ class Shape:
         if self.model_type == "gpt":  # biases make two of each projection and norm; positions are embedded
             projections, norms, of_the_rest = 2 * projections, 2 * norms, 4
         of_a_layer = projections + norms + 2 * self.qk_norm
-        return self.num_layers * of_a_layer + of_the_rest + (not self.tie_embeddings)
+        of_the_head = int(not self.tie_embeddings) if self.num_classes is None else 2
+        return self.num_layers * of_a_layer + of_the_rest + of_the_head
 
 
-def shape_of(model: Mapping[str, Any], vocab_size: int) -> Shape:
+def shape_of(model: Mapping[str, Any], vocab_size: int, num_classes: int | None = None) -> Shape:
     """The shape that the `model` section of a spec describes.
 
     Args:
         model: the section.
         vocab_size: pieces of the tokenizer.
+        num_classes: of a classifier of texts.
     """
-    names = tuple(field.name for field in fields(Shape) if field.name not in ("vocab_size", "num_kv_heads"))
+    known = ("vocab_size", "num_kv_heads", "num_classes")
+    names = tuple(field.name for field in fields(Shape) if field.name not in known)
     if model["model_type"] == _ENCODER:
         model = {**model, **_OF_THE_ENCODER}
     heads = model["num_kv_heads"] or model["num_heads"]
-    return Shape(vocab_size=vocab_size, num_kv_heads=heads, **{name: model[name] for name in names})
+    given = {name: model[name] for name in names}
+    return Shape(vocab_size=vocab_size, num_kv_heads=heads, num_classes=num_classes, **given)
 
 
 def matrices(shape: Shape) -> tuple[int, int]:
@@ -93,6 +98,8 @@ def parameters(shape: Shape) -> dict[str, int]:
     norms, head = 2 * layers + 1, 0 if shape.tie_embeddings else shape.vocab_size * width
     if shape.is_encoder:  # a layer, a norm and a bias of the head's own
         norms, head = norms + 1, head + width * width + width + shape.vocab_size
+    if shape.num_classes is not None:
+        head = (width + 1) * shape.num_classes
     return {
         "embeddings": shape.vocab_size * width,
         "positions": shape.max_seq_len * width if biased else 0,
@@ -120,6 +127,8 @@ def flops_per_token(shape: Shape) -> float:
         return 6.0 * (shape.num_layers * sum(matrices(shape)) + head) + attention_scores
     parts = parameters(shape)
     looked_up = parts["positions"] + (0 if shape.tie_embeddings else parts["embeddings"])
+    if shape.num_classes is not None:  # the classes are chosen once for a whole text
+        looked_up = parts["positions"] + parts["embeddings"] + parts["head"]
     return 6.0 * (count(shape) - looked_up) + attention_scores
 
 

@@ -11,7 +11,7 @@ from pipeline.spec.estimate_model import shape_of
 from pipeline.stages.train_setup import Setup
 from pipeline.training.step import NotEnoughMemoryError
 
-_ESTIMATED = ("llama", "gpt")  # model types that the estimate knows
+_ESTIMATED = ("llama", "gpt", "bert")  # model types that the estimate knows
 
 
 @contextmanager

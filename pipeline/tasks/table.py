@@ -22,10 +22,12 @@ class TaskType:
     Attributes:
         open: (folder with tokenizer.json and tokenizer.model, arguments of the model's class) → the task.
         sizes: tokenizer.json → the arguments of the model's class that follow from the encoded corpus.
+        target: what is predicted, of which the loss is a mean.
     """
 
     open: Callable[[Path, Mapping[str, Any]], Task]
     sizes: Callable[[Mapping[str, Any]], dict[str, Any]]
+    target: str = "token"
 
 
 def _of_text(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def _of_pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 TASKS: Mapping[str, TaskType] = {
     "lm": TaskType(LanguageModel.open, _of_text),
-    "masked_lm": TaskType(MaskedLanguageModel.open, _of_padded_text),
+    "masked_lm": TaskType(MaskedLanguageModel.open, _of_padded_text, target="hidden token"),
     "seq2seq": TaskType(PrefixTask.open, _of_text),
-    "text_classification": TaskType(TextClassification.open, _of_labelled_text),
-    "vision_classification": TaskType(VisionClassification.open, _of_pictures),
+    "text_classification": TaskType(TextClassification.open, _of_labelled_text, target="text"),
+    "vision_classification": TaskType(VisionClassification.open, _of_pictures, target="picture"),
 }

@@ -42,6 +42,12 @@ def test_a_budget_without_a_limit_is_listed_and_not_judged(value):
     assert _status(value, limit=None) == "not_judged"
 
 
+def test_a_loss_is_of_what_the_task_predicts():
+    units = {target: judge(FINE, LIMITS, target=target)[0].unit for target in ("token", "picture")}
+
+    assert units == {"token": "nats per token", "picture": "nats per picture"}
+
+
 def test_every_budget_of_the_schema_is_judged_in_its_order():
     schema = json.loads((paths.SCHEMAS / "v1" / "section" / "validation.json").read_text())
 

@@ -89,6 +89,11 @@ def test_a_difference_that_is_not_a_number_is_the_worst_and_not_within_any_limit
     assert not found[1].within(math.inf)
 
 
+def test_a_difference_names_the_shape_and_pictures_have_no_length():
+    assert str(Difference(2, 13, 1e-6, 1.0)) == "1e-06 at batch 2 x length 13"
+    assert str(Difference(2, None, 1e-6, 1.0)) == "1e-06 at batch 2"
+
+
 def test_equal_counts_the_tokens_before_the_first_that_differs():
     assert Greedy([1, 2, 3, 4], [1, 2, 9, 4], 0.1).equal == 2
     assert Greedy([1, 2], [1, 2], math.inf).equal == 2

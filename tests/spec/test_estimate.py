@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.batches import Batches
+from pipeline.models.table import arguments_of, build_model
 from pipeline.models.transformer import Transformer
 from pipeline.paths import SPECS
 from pipeline.spec import estimate, estimate_memory, estimate_model, load_spec
@@ -111,6 +112,33 @@ def test_parameters_and_operations_of_a_preset_are_those_of_its_model(name):
     spec = expand(read_preset(name))
 
     assert_counts_are_exact(shape_of(spec.section("model"), spec.tokenizer.vocab_size))
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+@pytest.mark.parametrize("model_type", ["llama", "gpt"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_plan_of_a_classifier_counts_its_head_and_no_projection_to_tokens(shipped, model_type, tied, classes):
+    spec = with_changes(
+        shipped, task__task_type="text_classification", model__model_type=model_type, model__tie_embeddings=tied
+    )
+    sizes = {"vocab_size": 4096, "num_classes": classes, "pad_id": 3}
+    with torch.device("meta"):
+        model = build_model(arguments_of(spec["model"], sizes))
+
+    planned = estimate.plan(spec, replace(text(), num_classes=classes), None)
+
+    assert planned["model"]["parameters"]["total"] == sum(weights.numel() for weights in model.parameters())
+    assert planned["model"]["flops_per_token"] == model.flops_per_row() / model.max_seq_len
+    assert estimate_model.shape_of(spec["model"], 4096, classes).tensors == len(model.state_dict())
+    assert not [note for note in planned["notes"] if "classes" in note]
+
+
+def test_a_plan_says_what_classes_that_are_not_known_would_add(shipped):
+    planned = estimate.plan(with_changes(shipped, task__task_type="text_classification"), text(), None)
+
+    assert (
+        "how many classes there are is known once the corpus is encoded: each adds 193 parameters" in planned["notes"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,14 @@ def test_the_classes_of_the_folders_are_learned_and_judged_beside_the_majority(p
     assert json.loads((project / "artifacts/model/tokenizer.json").read_text())["classes"] == ["glad", "sad"]
 
 
+def test_the_plan_of_an_encoded_corpus_has_the_parameters_of_the_model(project: Path) -> None:
+    planned = json.loads(run(project, "pipeline", "plan", "--no-calibrate", "--json").stdout)
+    report = json.loads((project / "reports/validation.json").read_text())
+
+    assert planned["model"]["parameters"]["total"] == report["model"]["parameters"]
+    assert report["budgets"][0]["unit"] == "nats per text"
+
+
 def test_every_format_gives_the_logits_of_the_model(project: Path) -> None:
     report = json.loads((project / "reports/health_report.json").read_text())
     checks = {check["check_name"]: check["status"] for check in report["checks"]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,15 @@ def test_the_history_says_how_many_pictures_are_learned_from(trained):
 
     assert final["total_tokens"] == 4 * 150
     assert final["bits_per_byte"] is None
+
+
+@pytest.mark.parametrize("name", ["nope.png", "specs/experiment.yaml"])
+def test_what_is_no_picture_is_refused_with_one_error_and_the_exit_code_of_a_wrong_command_line(trained, name):
+    command = [sys.executable, "-m", "pipeline", "classify", name]
+    done = subprocess.run(command, cwd=trained.folder, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {name}: ")
+    assert "  hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
