@@ -28,9 +28,10 @@ from pipeline.data import picture_files, tokenizer
 from pipeline.data.encoded import read_metadata
 from pipeline.errors import ExportError
 from pipeline.export import inference
-from pipeline.export.formats import FORMATS, REBUILD
+from pipeline.export.formats import FORMATS
 from pipeline.export.health import markdown
 from pipeline.export.model_card import model_card
+from pipeline.export.source import REBUILD
 from pipeline.files import (
     json_text,
     manifest_hash,

@@ -24,7 +24,8 @@ from pipeline.export.compare import (
     shapes_of,
     worst,
 )
-from pipeline.export.formats import FORMATS, REBUILD
+from pipeline.export.formats import FORMATS
+from pipeline.export.source import REBUILD
 from pipeline.files import manifest_hash, read_artefact, verify_manifest
 from pipeline.models.cnn import Cnn
 from pipeline.models.transformer import Transformer

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.export.formats import Inputs, Logits, traced_length
+from pipeline.export.source import Inputs, Logits, traced_length
 from pipeline.models.cnn import Cnn
 from pipeline.models.generate import generate
 
@@ -47,7 +47,7 @@ class Runner:
         self._folder = Path(self._scratch.name)
         self._log = (self._folder / "stderr").open("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.export.runner", name, str(path), str(threads)],
+            [sys.executable, "-m", "pipeline.export.opened", name, str(path), str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

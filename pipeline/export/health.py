@@ -16,7 +16,8 @@ import torch
 
 from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.checks import Check, Outcome, Subject, checks_for
-from pipeline.export.formats import FORMATS, REBUILD
+from pipeline.export.formats import FORMATS
+from pipeline.export.source import REBUILD
 from pipeline.files import MANIFEST, read_artefact
 from pipeline.models.store import load_model
 from pipeline.models.transformer import Transformer

@@ -20,7 +20,14 @@ BEST, FINAL, DESCRIPTION = "model.safetensors", "final.safetensors", "model.json
 _REBUILD = "foundry run --from train --force"
 
 
-def save_model(folder: Path, model: Model, description: dict[str, Any], *, weights: str = BEST) -> None:
+def save_model(
+    folder: Path,
+    model: Model,
+    description: dict[str, Any],
+    *,
+    weights: str = BEST,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write a model's weights and description into a folder (its manifest is the caller's to write).
 
     Args:
@@ -28,8 +35,10 @@ def save_model(folder: Path, model: Model, description: dict[str, Any], *, weigh
         model: its state goes into `weights`, a safetensors file.
         description: goes into model.json; `description["model"]` holds the arguments of the model's class.
         weights: name of the weights file.
+        dtype: that the weights are stored in.
     """
-    save_file(model.state_dict(), folder / weights, metadata={"format": "pt"})
+    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    save_file(state, folder / weights, metadata={"format": "pt"})
     write_artefact(folder / DESCRIPTION, "model", {"format_version": MODEL_FORMAT, **description})
 
 
@@ -84,7 +93,8 @@ def read_model(folder: Path, weights: str = BEST) -> tuple[Model, dict[str, Any]
     description = read_artefact(folder / DESCRIPTION, "model")
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = build_model(description["model"])
-    fill(model, load_file(folder / weights), where=folder / weights)
+    state = {name: tensor.float() for name, tensor in load_file(folder / weights).items()}  # some are stored in 16 bits
+    fill(model, state, where=folder / weights)
     return model.eval(), description
 
 

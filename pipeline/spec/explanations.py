@@ -372,6 +372,10 @@ EXPLANATIONS: dict[str, Explanation] = {
         "model of task `masked_lm` does neither.",
         "export: {export_bundle: true, formats: [pytorch]}\n",
         "export: {export_bundle: true, formats: [onnx, pytorch]}\n",
+        "PyTorch's formats and a plain ONNX graph hold whatever a model computes. The others have a place for certain "
+        "parts only: what has none would be left out in silence, so it is refused before anything is trained.",
+        "model: {separate_documents: true}\nexport: {formats: [onnx_cache]}\n",
+        "model: {separate_documents: true}\nexport: {formats: [onnx]}\n",
     ),
     # Rules of other documents
     "E0501": Explanation(

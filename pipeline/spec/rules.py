@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pipeline.paths import OUTPUT_OF
 from pipeline.spec import holes
+from pipeline.spec.carried import SHAPE_READS, formats_carry_the_model
 from pipeline.spec.kind_rules import INNER_RULES_OF_KINDS, RULES_OF_KINDS, UNREAD_OF_KINDS
 from pipeline.spec.oddities import ODD_EXPERIMENT
 from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
@@ -357,6 +358,7 @@ _EXPERIMENT = (
     ),
     Rule("E0434", ("task.task_type", "tokenizer.special_tokens"), masks_have_a_token),
     Rule("E0441", ("export.export_bundle", "export.formats", "task.task_type"), bundle_can_serve),
+    Rule("E0442", ("export.formats", *SHAPE_READS), formats_carry_the_model),
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
@@ -521,7 +523,12 @@ _EXPERIMENT_UNREAD = (
         )
     ),
     Unread("model.pooling", "task.task_type", lambda kind: kind != "text_classification", "the model is no classifier"),
-    Unread("export.opset", "export.formats", lambda formats: "onnx" not in formats, "formats has no onnx"),
+    Unread(
+        "export.opset",
+        "export.formats",
+        lambda formats: not {"onnx", "onnx_cache"} & {*formats},
+        "formats has nothing in ONNX",
+    ),
 )
 
 

@@ -190,7 +190,8 @@ def latency(settings: dict[str, Any], clock: Clock) -> None:
 
 def _exported(settings: dict[str, Any], scratch: Path) -> tuple[Path, Path]:
     """A model folder and the ONNX file made from it: those of the last run, else new ones with random weights."""
-    from pipeline.export.formats import FORMATS, Source
+    from pipeline.export.formats import FORMATS
+    from pipeline.export.source import Source
     from pipeline.paths import OUTPUT_OF
 
     if settings["trained"]:

@@ -16,7 +16,8 @@ import torch
 
 from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.compare import comparison_shapes, random_inputs
-from pipeline.export.formats import FORMATS, Source, traced_length, write_formats
+from pipeline.export.formats import FORMATS, write_formats
+from pipeline.export.source import Source, traced_length
 from pipeline.models.store import load_model
 
 pytestmark = pytest.mark.integration
@@ -166,7 +167,7 @@ def test_every_shape_of_the_comparison_is_allowed_and_the_awkward_ones_are_there
 
 def test_the_table_of_formats_can_be_read_without_torch_and_onnxruntime():
     code = (
-        "import sys, pipeline.export.runner; print([m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
+        "import sys, pipeline.export.opened; print([m for m in ('torch', 'onnxruntime', 'onnx') if m in sys.modules])"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
