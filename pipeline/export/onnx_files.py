@@ -32,9 +32,11 @@ def write_onnx(source: Source, path: Path) -> None:
 
     Its input is `ids` (batch, length) int64, or `pictures` (batch, channels, height, width) uint8.
     """
+    from pipeline.export.traced import graph_of
+
     taken = source.model.input_name
     free = (dict(enumerate(FREE[taken])),)
-    _write(source, source.program, path, inputs=[taken], outputs=["logits"], free=free)
+    _write(source, graph_of(source.model), path, inputs=[taken], outputs=["logits"], free=free)
 
 
 def write_cached(source: Source, path: Path) -> None:
@@ -44,7 +46,7 @@ def write_cached(source: Source, path: Path) -> None:
     (batch, K, past, E) float32, where past may be 0; outputs are `logits` (batch, length, V) of the new tokens and for
     each layer `present.N.key` and `.value` (batch, K, past + length, E). The names are those that Optimum uses.
     """
-    from pipeline.export.traced import cached_program_of
+    from pipeline.export.traced import cached_graph_of
     from pipeline.models.transformer import Transformer
 
     model = source.model
@@ -52,7 +54,7 @@ def write_cached(source: Source, path: Path) -> None:
     layers = [f"{layer}.{kind}" for layer in range(len(model.layers)) for kind in ("key", "value")]
     _write(
         source,
-        cached_program_of(model),
+        cached_graph_of(model),
         path,
         inputs=["ids", *(f"past_key_values.{name}" for name in layers)],
         outputs=["logits", *(f"present.{name}" for name in layers)],

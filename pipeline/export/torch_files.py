@@ -91,7 +91,9 @@ def write_torch_export(source: Source, path: Path) -> None:
     """Write a `.pt2` file, PyTorch's own graph format, which runs without the code of the model."""
     import torch
 
-    torch.export.save(source.program, path)
+    from pipeline.export.traced import program_of
+
+    torch.export.save(program_of(source.model), path)
 
 
 def inspect_torch_export(path: Path) -> dict[str, Any]:
@@ -123,7 +125,8 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
     if not zipfile.is_zipfile(path):
         raise ExportError("not a .pt2 file: it is no archive, or its end is missing", where=str(path))
     try:
-        return torch.export.load(path)
+        with path.open("rb") as file:  # given its path, torch leaves it open
+            return torch.export.load(file)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"not a .pt2 file that this torch reads: {reason}", where=str(path)) from error

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional
 
-from pipeline.export.source import example
+from pipeline.export.source import FREE, example
+from pipeline.models.bert import Bert
 from pipeline.models.model import Model
 from pipeline.models.transformer import Cache, Transformer
 
@@ -19,7 +20,7 @@ _AnyModel = TypeVar("_AnyModel", bound=Model)
 
 
 def program_of(model: Model) -> ExportedProgram:
-    """The model as a graph of tensor operations, for any batch and any length up to its longest."""
+    """The model as a graph of tensor operations that checks its ranges: any batch, any length up to the longest."""
     free = {0: Dim("batch", min=1)}
     if model.input_name == "ids":
         free[1] = Dim("length", min=1, max=model.max_seq_len)
@@ -29,11 +30,17 @@ def program_of(model: Model) -> ExportedProgram:
     return program
 
 
-def cached_program_of(model: Transformer) -> ExportedProgram:
+def graph_of(model: Model) -> ExportedProgram:
+    """The same to be written as ONNX, which knows no ranges: those that torch.export claims leave the longest out."""
+    free = dict.fromkeys(range(len(FREE[model.input_name])), Dim.DYNAMIC)
+    return torch.export.export(model, (example(model),), dynamic_shapes=(free,))
+
+
+def cached_graph_of(model: Transformer) -> ExportedProgram:
     """The model as a graph that takes and gives keys and values, see `Cached`. The past may be empty.
 
-    The ranges that the program claims are too narrow: past and length end together at the longest text, which
-    torch.export takes for limits of each. A graph in ONNX has no such claims.
+    As in `graph_of`, ranges do not count: past and length end together at the longest text, which torch.export takes
+    for limits of each.
     """
     ids = example(model)
     traced = min(_TRACED_PAST, model.max_seq_len - ids.shape[1])
@@ -53,9 +60,9 @@ def with_room(model: _AnyModel) -> _AnyModel:
         if isinstance(part, Transformer):
             part.max_seq_len += 1
             part.build_tables(torch.device("cpu"))
-            if part.embed_positions is not None:
-                rows = functional.pad(part.embed_positions.weight.detach(), (0, 0, 0, 1))
-                part.embed_positions.weight = nn.Parameter(rows)
+        if isinstance(part, Transformer | Bert) and part.embed_positions is not None:
+            rows = functional.pad(part.embed_positions.weight.detach(), (0, 0, 0, 1))
+            part.embed_positions.weight = nn.Parameter(rows)
     return roomy
 
 

@@ -372,6 +372,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "model of task `masked_lm` does neither.",
         "export: {export_bundle: true, formats: [pytorch]}\n",
         "export: {export_bundle: true, formats: [onnx, pytorch]}\n",
+    ),
+    "E0442": Explanation(
         "PyTorch's formats and a plain ONNX graph hold whatever a model computes. The others have a place for certain "
         "parts only: what has none would be left out in silence, so it is refused before anything is trained.",
         "model: {separate_documents: true}\nexport: {formats: [onnx_cache]}\n",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,11 @@ import torch
 from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.compare import comparison_shapes, random_inputs
 from pipeline.export.formats import FORMATS, write_formats
+from pipeline.export.runner import Graph
 from pipeline.export.source import Source, traced_length
 from pipeline.models.store import load_model
+from pipeline.paths import SCHEMAS
+from pipeline.spec.carried import CARRIES
 
 pytestmark = pytest.mark.integration
 
@@ -51,6 +56,85 @@ def test_an_onnx_file_has_the_logits_of_its_gpt_on_every_shape(make_model, tmp_p
     FORMATS["onnx"].write(Source(model, tmp_path, 18), tmp_path / "model.onnx")
 
     _assert_same(model, tmp_path / "model.onnx", "onnx")
+
+
+@pytest.mark.parametrize("name", ["onnx_cache", "torch_export", "fp16", "bf16"])
+def test_an_export_has_the_logits_of_its_model_on_every_shape(name, export_folder, model_folder):
+    model, _ = load_model(model_folder)
+    run = FORMATS[name].open(export_folder / FORMATS[name].file, 1)
+    largest = {"fp16": 2e-2, "bf16": 2e-1}.get(name, 1e-5)  # of logits around 10, with weights of 11 and 8 bits
+
+    for batch, length in comparison_shapes(model.max_seq_len):
+        ids = random_inputs(model, batch, length)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(ids)).numpy()
+        np.testing.assert_allclose(run(ids), expected, rtol=0, atol=largest, err_msg=f"{batch} x {length}")
+
+
+def test_keys_and_values_of_a_step_serve_the_next_wherever_a_text_is_cut(export_folder, model_folder):
+    model, _ = load_model(model_folder)
+    graph = Graph(export_folder / "model.cache.onnx")
+    for batch, length in [(1, 24), (2, 13), (7, 2)]:
+        ids = random_inputs(model, batch, length)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(ids)).numpy()
+        for cut in range(1, length):
+            past = graph.nothing(batch)
+            pieces = []
+            for start, end in pairwise([0, cut, length]):
+                logits, past = graph.step(ids[:, start:end], past)
+                pieces.append(logits)
+
+            found = np.concatenate(pieces, axis=1)
+
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=f"{batch} x {length} cut at {cut}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx_cache", "torch_export"])
+@pytest.mark.parametrize("kind", [kind for kind, changes in KINDS.items() if changes.get("max_seq_len", 24) > 3])
+def test_every_kind_of_model_is_traced_whole(kind, name, make_model, tmp_path):
+    model = make_model(**KINDS[kind])
+
+    FORMATS[name].write(Source(model, tmp_path, 18), tmp_path / "model")
+
+    FORMATS[name].inspect(tmp_path / "model")
+    _assert_same(model, tmp_path / "model", name)
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused_with_what_can(make_model, model_folder, tmp_path):
+    model = make_model()
+    model.layers[0].mlp.up_proj.weight.data[0, 0] = 70_000.0
+
+    with pytest.raises(ExportError, match="70,000 is too large for float16") as caught:
+        FORMATS["fp16"].write(Source(model, model_folder, 18), tmp_path / "fp16")
+
+    assert "bf16" in caught.value.hint
+    assert not (tmp_path / "fp16").exists()
+
+
+def test_weights_in_16_bits_take_half_the_room(export_folder):
+    sizes = {name: (export_folder / name / "model.safetensors").stat().st_size for name in ("pytorch", "fp16", "bf16")}
+
+    assert sizes["fp16"] < 0.6 * sizes["pytorch"]
+    assert sizes["bf16"] < 0.6 * sizes["pytorch"]
+
+
+def test_every_format_of_the_spec_has_a_row_and_every_row_is_in_the_spec():
+    schema = json.loads((SCHEMAS / "v1" / "section" / "export.json").read_text(encoding="utf-8"))
+
+    assert schema["properties"]["formats"]["items"]["enum"] == list(FORMATS)
+    assert {*CARRIES} <= {*FORMATS}
+
+
+def test_a_format_that_cannot_carry_a_trained_model_is_refused_before_anything_is_written(make_model_folder, tmp_path):
+    folder = make_model_folder(tmp_path / "model", separate_documents=True)
+    (tmp_path / "export").mkdir()
+
+    with pytest.raises(ExportError, match=r"onnx_cache cannot carry this model: its cache is of one document"):
+        write_formats(folder, tmp_path / "export", formats=["pytorch", "onnx_cache"], opset=18)
+
+    assert not list((tmp_path / "export").iterdir())
 
 
 @pytest.mark.slow
@@ -89,7 +173,8 @@ def test_an_onnx_file_is_one_file_that_names_no_folder_of_this_machine(export_fo
     model = onnx.load_from_string(data)
 
     assert not list(export_folder.glob("model.onnx?*"))
-    assert os.fsencode(Path(__file__).parents[2]) not in data
+    for path in export_folder.glob("model.*"):
+        assert os.fsencode(Path(__file__).parents[2]) not in path.read_bytes(), path
     assert {entry.key: entry.value for entry in model.metadata_props} == {"max_seq_len": "24"}
 
 
@@ -119,7 +204,7 @@ def test_the_filters_of_an_export_are_gone_after_it(make_model, tmp_path, capsys
     assert warnings.filters == before
 
 
-@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+@pytest.mark.parametrize("name", ["onnx", "onnx_cache", "torchscript", "torch_export"])
 @pytest.mark.parametrize("damage", ["empty", "half", "text"])
 def test_a_file_that_is_not_of_its_format_is_refused_with_its_path(name, damage, export_folder, tmp_path):
     whole = (export_folder / FORMATS[name].file).read_bytes()
