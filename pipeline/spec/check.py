@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from jsonschema import Draft202012Validator, ValidationError, validators
 from referencing import Registry
 
-from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, scalar, value_at
+from pipeline.spec.document import UNUSABLE, Document, Keys, dotted, value_at
+from pipeline.spec.names import NEEDLESS
 from pipeline.spec.nearest import closest
 from pipeline.spec.project import PROJECT_INNER_RULES, PROJECT_RULES, Project
+from pipeline.spec.retyped import as_section, as_value, meant_choice
 from pipeline.spec.rule import Finding, InnerRule, Rule
 from pipeline.spec.rules import INNER_RULES, RULES, UNREAD, UNSUPPORTED
-from pipeline.spec.schema import Schema, branch, kinds, leaves, resolve, schema_at, schema_of
-from pipeline.spec.suggest import Suggestion, suggest_key, suggest_value
+from pipeline.spec.schema import EXPERIMENT, Schema, branch, kinds, leaves, resolve, schema_at, schema_of
+from pipeline.spec.suggest import Suggestion, suggest_key
 from pipeline.spec.versions import other_version
 from pipeline.spec.words import describe, expected, kinds_of, listed, spelled
 
@@ -26,9 +28,6 @@ if TYPE_CHECKING:
 
     from pipeline.spec.diagnose import Problem
 
-_TRUE = ("yes", "on", "y")  # YAML 1.1 took these for booleans, YAML 1.2 takes them for text
-_FALSE = ("no", "off", "n")
-_NONE = ("none", "nil", "nan", "")
 _MOST_SLIPS = 100  # unknown keys of one mapping for which a suggestion is looked for
 
 
@@ -116,6 +115,9 @@ def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
         place = document.place_of((*miss.keys, name), key=True)
         path = dotted((*miss.keys, name))
         message = f"`{name}` is not a key of {here}"
+        if needless := _needless(document, name):
+            yield document.problem("E0201", message, place, path=path, hint=f"leave it out: {needless}")
+            continue
         if found is None:
             allowed = listed(branch(miss.schema, miss.value))
             yield document.problem("E0201", message, place, path=path, allowed=allowed)
@@ -125,7 +127,7 @@ def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
         if there := document.keys.get(found.keys):
             hint = f"`{meant}` is set on line {there.line} already: keep one of them, under that name"
         elif found.exact and not document.keys:  # values without a file: nothing can be moved
-            hint = f"write `{meant}`"
+            hint = f"say `{meant}` instead of `{path}`"
         elif found.exact:
             hint = f"move it under `{home[-1]}:`" if home else "move it to the top level, without indentation"
         else:
@@ -135,6 +137,12 @@ def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
             yield document.problem("E0202", message, place, path=path, hint=hint)
         else:
             yield document.problem("E0201", message, place, path=path, hint=hint)
+
+
+def _needless(document: Document, name: str) -> str:
+    """Why an experiment has no such key, of those that other tools must be told."""
+    is_experiment = document.kind in (EXPERIMENT, "preset")
+    return NEEDLESS.get(name.lower().replace("-", "_"), "") if is_experiment else ""
 
 
 def _key_of_another_kind(document: Document, miss: _Miss) -> Iterator[Problem]:
@@ -151,6 +159,9 @@ def _key_of_another_kind(document: Document, miss: _Miss) -> Iterator[Problem]:
     place = document.place_of((*miss.keys, name), key=True)
     path = dotted((*miss.keys, name))
     hint = f"remove it, or set `{discriminator}: {takers[0]}`"
+    meant = suggest_key(name, miss.keys, values, document.schema)
+    if meant and meant.keys[:-1] == miss.keys and not meant.exact and meant.keys[-1] not in values:
+        hint = f"did you mean `{meant.keys[-1]}`? Otherwise {hint}"
     yield document.problem("E0203", message, place, path=path, allowed=listed(miss.limit), hint=hint)
 
 
@@ -172,42 +183,18 @@ def _missing_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _wrong_type(document: Document, miss: _Miss) -> Iterator[Problem]:
     schema, value, path, place = miss.schema, miss.value, dotted(miss.keys), document.place_of(miss.keys)
+    fits = _validator(document.kind).evolve(schema=schema).is_valid
     if kinds_of(schema) == ["object"]:
         found = "is empty" if value is None else f"is {describe(value)}"
         what = _named(miss.keys) if isinstance(miss.keys[-1], int) else f"the section {_named(miss.keys)}"
         message = f"{what} {found}, but must be a mapping of keys"
-        needed = "add its keys, indented" if schema.get("required") else "add its keys, indented, or remove it"
-        yield document.problem("E0205", message, document.place_of(miss.keys, key=True), path=path, hint=needed)
+        hint = as_section(schema, value, miss.keys, document.kind)
+        yield document.problem("E0205", message, document.place_of(miss.keys, key=True), path=path, hint=hint)
         return
-    code, hint = _retyped(document, schema, value, miss.keys)
+    text = document.texts.get(miss.keys, "")
+    code, hint = as_value(schema, value, text, keys=miss.keys, kind=document.kind, fits=fits)
     message = f"`{path}` must be {expected(schema)}, but is {describe(value)}"
     yield document.problem(code, message, place, path=path, hint=hint)
-
-
-def _retyped(document: Document, schema: Schema, value: Any, keys: Keys) -> tuple[str, str]:  # noqa: PLR0911
-    """The code and the hint for a value of the wrong type: what it would be, written right."""
-    kinds = kinds_of(schema)
-    text = document.texts.get(keys, "")
-    if "enum" in schema and text not in schema["enum"] and (meant := _meant(document, keys, value, schema["enum"])):
-        return "E0301", f"did you mean `{meant}`?"
-    if isinstance(value, str):
-        meant, word = scalar(value), value.strip().lower()
-        if not isinstance(meant, str) and _validator(document.kind).evolve(schema=schema).is_valid(meant):
-            return "E0302", f"take the quotes away: {value}"
-        if "boolean" in kinds and word in _TRUE + _FALSE:
-            return "E0301", f"write {'true' if word in _TRUE else 'false'}"
-        if "null" in kinds and word in _NONE:
-            return "E0301", "write null"
-        plain = re.sub(r"(?<=\d)[_, ](?=\d{3})", "", value)
-        if plain != value and not isinstance(scalar(plain), str):
-            return "E0301", f"write {plain}"
-    if "string" in kinds and _validator(document.kind).evolve(schema=schema).is_valid(text):
-        return "E0301", f'put it in quotes: "{text}"'
-    if "array" in kinds and not isinstance(value, list | dict) and value is not None:
-        return "E0301", f"write a list: [{text}]"
-    if value is None and "default" in schema:
-        return "E0301", f"remove the line to take the default, {spelled(schema['default'])}"
-    return "E0301", ""
 
 
 def _out_of_range(document: Document, miss: _Miss) -> Iterator[Problem]:
@@ -225,7 +212,7 @@ def _out_of_range(document: Document, miss: _Miss) -> Iterator[Problem]:
 
 def _not_a_choice(document: Document, miss: _Miss) -> Iterator[Problem]:
     path = dotted(miss.keys)
-    meant = _meant(document, miss.keys, miss.value, miss.limit)
+    meant = meant_choice(miss.keys, miss.value, miss.limit, document.kind)
     hint = f"did you mean `{meant}`?" if meant else ""
     message = f"`{path}` cannot be {spelled(miss.value)}"
     allowed = expected(miss.schema)
@@ -391,11 +378,6 @@ def _is_doubtful(document: Document, name: str, reported: set[str], strange: set
 
 def _is_given(document: Document, name: str) -> bool:
     return tuple(name.split(".")) in document.places
-
-
-def _meant(document: Document, keys: Keys, value: Any, choices: list[Any]) -> str | None:
-    path = dotted(tuple(key for key in keys if not isinstance(key, int)))
-    return suggest_value(path, value, choices, document.kind)
 
 
 def _named(keys: Keys) -> str:

@@ -183,6 +183,7 @@ class SpecError(FoundryError, ValueError):
         if len(self.problems) > _MOST:
             details += f"\n\n… and {len(self.problems) - _MOST} more"
         mend = f"mend {'it' if len(self.problems) == 1 else 'them'} ({count}), then run: foundry check {file}"
+        mend = "" if self.problems[0].code == "E0101" else mend.replace("<stdin>", "-")  # no file: nothing to check
         super().__init__(f"the spec has {count}\n\n{details}\n", where=file, hint=hint or mend)
 
 

@@ -7,6 +7,7 @@ in silence. Source: YAML 1.2.2, section 10.3.2.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.paths import SPECS
 from pipeline.spec.diagnose import Problem, SpecError
 from pipeline.spec.nearest import closest
 from pipeline.spec.schema import EXPERIMENT, Schema, kinds, schema_of
@@ -56,6 +58,8 @@ _INT64 = 2**63
 # Stands for a value that has a problem of its own, so that nothing else is said about it.
 UNUSABLE: Any = object()
 
+_TOO_TIGHT = re.compile(r"(\s*[A-Za-z_]\w*:)[^\s/]")  # `d_model:128`, but no address
+_BACKSLASH = "use single quotes, or write `\\\\` for one backslash; paths can have `/`"
 # What PyYAML says → what a person can act on. The first part that matches wins.
 _SYNTAX = (
     ("found character '\\t'", "a tab cannot indent YAML", "indent with spaces"),
@@ -78,7 +82,8 @@ _SYNTAX = (
     ("expected ',' or '}'", "a mapping that starts with `{` is not closed, or a comma is missing", "close it with `}`"),
     ("found unexpected end of stream", "text in quotes is not closed", "close the quotes"),
     ("cannot start any token", "this character cannot start a value", "put the text in quotes"),
-    ("found unknown escape character", "no such escape in double quotes", "write `\\\\` for one backslash"),
+    ("found unknown escape character", "no such escape in double quotes", _BACKSLASH),
+    ("expected escape sequence of", "no such escape in double quotes", _BACKSLASH),
 )
 
 
@@ -208,11 +213,36 @@ def parse_document(raw: bytes, file: str) -> Document:
         raise SpecError([Problem("E0103", message, file, hint="save it as UTF-8")]) from None
     if file.endswith(".json"):
         text = text.replace("\t", " ")  # JSON may indent with tabs and has none inside its strings
+    try:
+        return _parsed(file, text)
+    except SpecError as error:
+        if file.endswith(".json") and (broken := _not_json(file, text)):
+            raise SpecError([broken]) from None
+        raise error from None
+
+
+def _parsed(file: str, text: str) -> Document:
     if yaml.__with_libyaml__ and not _NOT_FOR_LIBYAML.search(text):
         # The same events, twenty times faster. What it refuses, PyYAML's own parser explains or takes after all.
         with suppress(yaml.YAMLError):
             return _Reader(file, text, yaml.CSafeLoader).read()
     return _Reader(file, text, yaml.SafeLoader).explain()
+
+
+def _not_json(file: str, text: str) -> Problem | None:
+    """What a parser of JSON says about a file that is not even YAML; None where JSON is not what is wrong."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        document = Document(file, text.split("\n"))
+        rest = text[error.pos :]
+        hint = "JSON has no comments: take them away, or call the file .yaml and let comments begin with #"
+        said = error.msg[0].lower() + error.msg[1:]
+        place = Place(error.lineno, error.colno, 1)
+        return document.problem("E0104", f"not JSON: {said}", place, hint=hint if rest[:2] in ("//", "/*") else "")
+    except RecursionError:
+        pass  # too deep for a spec, which the other parser says with its limit
+    return None
 
 
 def scalar(text: str) -> Any:
@@ -287,7 +317,7 @@ class _Reader:
             elif not isinstance(event, yaml.StreamStartEvent | yaml.StreamEndEvent | yaml.DocumentEndEvent):
                 root = self._node(event, ())
         if root is None or (root.value is None and not root.text):
-            raise self._fatal("E0105", "the file holds no values", None, hint="start from specs/experiment.yaml")
+            raise self._fatal("E0105", "the file holds no values", None, hint="foundry new NAME writes a complete one")
         return root
 
     def _next(self) -> Any:
@@ -410,6 +440,9 @@ class _Reader:
     def _invalid(self, error: yaml.MarkedYAMLError) -> SpecError:
         mark = error.problem_mark or error.context_mark
         said = error.problem or str(error)
+        if "mapping values" in said and mark and (above := _TOO_TIGHT.match(self.document.lines[mark.line - 1])):
+            colon = Place(mark.line, above.end(1), 1)
+            return self._fatal("E0104", "a `:` without a space after it ends no key", colon, hint="put a space there")
         message, hint = said, ""
         for part, meaning, advice in _SYNTAX:
             if part in said:
@@ -438,6 +471,8 @@ def _place(event: Any) -> Place:
 
 
 def _nearby(path: Path) -> str:
+    if (SPECS / "presets" / f"{path}.yaml").is_file():
+        return f"{path} is a preset; to have it as a file: foundry new NAME --from {path}"
     folder = path.parent
     if not folder.is_dir():
         return f"there is no folder {folder} here; run from the project folder"

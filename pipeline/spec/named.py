@@ -55,7 +55,7 @@ def open_named(name: str) -> Named:
 
 def _document(name: str) -> Document:
     if name == "-":
-        return _parsed(sys.stdin.buffer.read(), "standard input")
+        return _parsed(sys.stdin.buffer.read(), "<stdin>")
     path = Path(name)
     if path.is_file():
         return _parsed(path.read_bytes(), name) if path.suffix == ".json" else read_document(path)

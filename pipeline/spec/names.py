@@ -31,21 +31,25 @@ _ALSO_KNOWN_AS = {
     "dataset.source.members": "globs glob patterns",
     "dataset.source.format": "file_format file_type",
     "dataset.source.text_field": "text_column text_key content_field dataset_text_field",
-    "dataset.source.repository": "repo repo_id hub_id dataset_path dataset_repo",
+    "dataset.source.repository": "repo repo_id hub_id dataset_path dataset_repo name",
     "dataset.source.revision": "commit commit_hash dataset_revision",
     "dataset.source.subset": "dataset_subset config_name dataset_config dataset_config_name",
     "dataset.source.split": "dataset_split train_split split_name",
     "dataset.source.max_rows": "n_rows num_rows max_examples",
-    "dataset.dataset_name": "dataset_id",
+    "dataset.dataset_name": "dataset_id name",
+    "dataset.label_field": "label_column label_key class_field",
+    "dataset.target_field": "target_column target_key",
     "dataset.validation_split": "val_split valid_split val_ratio val_fraction val_size validation_ratio dev_split",
     "dataset.test_split": "test_ratio test_fraction test_size",
     "dataset.max_train_samples": "max_samples num_train_samples",
     "dataset.max_val_samples": "max_eval_samples max_validation_samples num_val_samples",
     "dataset.split_seed": "shuffle_seed data_seed",
-    "tokenizer.tokenizer_type": "algorithm tokenizer_model tokenizer_class tokenizer_algorithm",
+    "tokenizer.tokenizer_type": "algorithm tokenizer_model tokenizer_class tokenizer_algorithm type name",
     "tokenizer.vocab_size": "vocabulary_size n_vocab num_embeddings padded_vocab_size",
     "tokenizer.special_tokens": "user_defined_symbols additional_special_tokens control_symbols",
     "tokenizer.character_coverage": "coverage",
+    "task.task_type": "type",
+    "task.task_name": "name",
     "model.d_model": (
         "n_embd n_embed hidden_size hidden_dim dim embed_dim embedding_dim embedding_size emb_dim model_dim width"
     ),
@@ -70,7 +74,9 @@ _ALSO_KNOWN_AS = {
     "model.activation": "activation_function hidden_act act_fn hidden_activation mlp_type ffn_type activation_fn",
     "model.separate_documents": "document_mask packing pack_documents reset_attention_mask block_diagonal_attention",
     "model.zero_init": "zero_init_residual zero_output_init",
-    "model.model_type": "arch model_class",
+    "model.model_type": "arch model_class type",
+    "model.model_name": "name",
+    "model.pooling": "pooling_type pool",
     "training.learning_rate": "lr max_lr peak_lr base_lr initial_lr init_lr step_size",
     "training.batch_size": (
         "per_device_train_batch_size per_device_batch_size train_batch_size micro_batch_size mini_batch_size "
@@ -93,12 +99,15 @@ _ALSO_KNOWN_AS = {
     ),
     "training.early_stopping_patience": "patience early_stopping early_stop es_patience",
     "training.early_stopping_min_delta": "min_delta early_stopping_threshold",
-    "optimizer.optimizer_name": "optimizer_type optim_name",
+    "training.ema_decay": "ema ema_rate",
+    "training.on_nonfinite": "skip_nan nan_policy",
+    "training.resume_from_checkpoint": "init_from resume_from ckpt_path checkpoint_path",
+    "optimizer.optimizer_name": "optimizer_type optim_name type name",
     "optimizer.adam_beta1": "beta1 beta_1 b1 betas",
     "optimizer.adam_beta2": "beta2 beta_2 b2",
     "optimizer.adam_epsilon": "eps epsilon adam_eps",
     "optimizer.weight_decay": "wd l2 decay weight_decay_rate",
-    "scheduler.scheduler_type": "lr_scheduler_type scheduler_name lr_decay_style decay_lr",
+    "scheduler.scheduler_type": "lr_scheduler_type scheduler_name lr_decay_style decay_lr type name",
     "scheduler.warmup_ratio": "warmup_fraction warmup_proportion warmup_frac pct_start",
     "scheduler.warmup_steps": "warmup warmup_iters num_warmup_steps n_warmup_steps lr_warmup_steps lr_warmup_iters",
     "scheduler.min_lr_ratio": "min_lr eta_min min_learning_rate final_lr_fraction lr_min end_lr",
@@ -110,12 +119,23 @@ _ALSO_KNOWN_AS = {
     "hardware.num_nodes": "nnodes n_nodes nodes",
     "hardware.compile_mode": "compile torch_compile use_compile compile_model",
     "hardware.num_threads": "threads n_threads num_cpus cpu_threads omp_num_threads",
+    "hardware.use_tf32": "tf32 allow_tf32 enable_tf32",
+    "hardware.use_gradient_checkpointing": "gradient_checkpointing activation_checkpointing grad_checkpointing",
     "checkpointing.save_every_n_steps": (
         "save_steps save_interval save_every checkpoint_interval checkpoint_every checkpoint_steps every_n_train_steps"
     ),
-    "checkpointing.keep_last_n": "save_total_limit save_top_k max_checkpoints max_to_keep keep_checkpoints",
+    "checkpointing.keep_last_n": "save_total_limit max_checkpoints max_to_keep keep_checkpoints",
+    "checkpointing.keep_best_k": "save_top_k keep_top_k",
+    "checkpointing.save_every_n_minutes": "save_every_minutes train_time_interval",
+    "checkpointing.keep_best_only": "save_best_only load_best_model_at_end",
+    "checkpointing.monitor": "metric_for_best_model monitor_metric",
     "logging.console_level": "log_level verbosity level verbose",
     "logging.log_every_n_steps": "logging_steps log_interval log_every log_freq logging_interval",
+    "logging.use_tensorboard": "tensorboard use_tb",
+    "logging.use_wandb": "wandb report_to weights_and_biases",
+    "logging.wandb_project": "wandb_project_name",
+    "logging.wandb_entity": "entity wandb_team",
+    "logging.run_name": "wandb_name wandb_run_name",
     "reproducibility.random_seed": "seed manual_seed torch_seed rng_seed global_seed random_state",
     "reproducibility.deterministic": "use_deterministic_algorithms deterministic_algorithms cudnn_deterministic",
     "validation.max_new_tokens": "max_tokens max_generated_tokens",
@@ -234,3 +254,18 @@ def _inverted() -> dict[str, tuple[str, ...]]:
 
 # What another tool says → the dotted names it can mean here.
 NAMES = _inverted()
+
+_FOLDERS = "artifacts/ holds what is made, reports/ its figures, .work/ the checkpoints"
+_IN_MEMORY = "the encoded corpus is read from memory"
+_IN_TURN = "each epoch has an order of its own, from reproducibility.random_seed"
+_STAGES = "`foundry run` runs every stage whose inputs changed"
+# What other tools must be told, and this toolkit need not → how it is here.
+NEEDLESS = {
+    **dict.fromkeys(("output_dir", "out_dir", "save_dir", "checkpoint_dir", "logging_dir", "log_dir"), _FOLDERS),
+    **dict.fromkeys(("overwrite_output_dir", "overwrite_cache"), "what is made again takes the place of what was"),
+    **dict.fromkeys(("num_workers", "dataloader_num_workers", "pin_memory", "prefetch_factor"), _IN_MEMORY),
+    **dict.fromkeys(
+        ("shuffle", "shuffle_data"), "each epoch has an order of its own, from reproducibility.random_seed"
+    ),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), _STAGES),
+}

@@ -16,6 +16,8 @@ from pipeline.spec.words import spelled
 if TYPE_CHECKING:
     from pipeline.spec.document import Keys
 
+_MOST_MEANINGS = 3  # of another tool's name, for it to say something outside the sections that it is used in
+
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
@@ -34,9 +36,9 @@ def suggest_key(
 ) -> Suggestion | None:
     """What an unknown key was probably meant to be.
 
-    In this order: the same name in another section, another tool's name for a key of this section, a slip of a key of
-    this section, the same name deeper inside a section, another tool's name for a key elsewhere, a slip of a key
-    elsewhere.
+    In this order: the same name in another section that misses it, another tool's name for a key of this section, the
+    same name in another section, another tool's name for a key elsewhere, a slip of a key of this section, the same
+    name deeper inside a section, a slip of a key elsewhere.
 
     Args:
         name: the unknown key.
@@ -87,12 +89,15 @@ def _guesses(
     ]
     # Names of sections and of settings directly in one are unique; those deeper inside (`format`, `url`) are common.
     direct = 3 if section[:1] == ("values",) else 2  # a preset has its sections under `values`
-    yield from (found for found in same if len(found.keys) <= direct)
+    homely = [found for found in same if len(found.keys) <= direct]
+    yield from (found for found in homely if found.keys not in given)
     yield from (found for found in foreign if found.keys[:-1] == section)
+    yield from homely
+    if len(foreign) <= _MOST_MEANINGS:
+        yield from foreign
     if slip := closest(plain, here, taken=values):
         yield Suggestion((*section, slip))
     yield from same
-    yield from foreign
     if slip := closest(plain, homes):
         yield Suggestion(homes[slip][0])
 

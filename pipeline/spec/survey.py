@@ -126,7 +126,8 @@ def _candidates(folder: Path) -> Iterator[Path]:
     """Files that could be ours, in an order that does not depend on the disk; hidden folders are left out."""
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here) / name for name in sorted(files) if name.endswith(_SUFFIXES))
+        paths = (Path(here) / name for name in sorted(files) if name.endswith(_SUFFIXES))
+        yield from (path for path in paths if path.is_file() or not path.exists())  # pipes would keep us waiting
 
 
 def _why_foreign(path: Path) -> str:

@@ -48,9 +48,7 @@ def expected(schema: Schema) -> str:
         elif kind == "string":
             word += _size(schema, "Length", "character")
         elif kind == "array":
-            items = expected(schema.get("items", {}))
-            word = f"a list of {_several(items)}" if items else word
-            word += _size(schema, "Items", "item")
+            word = _list(schema)
         elif kind == "object":
             word += _size(schema, "Properties", "key")
         words.append(word)
@@ -81,10 +79,22 @@ def listed(words: Sequence[str], joiner: str = "or") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {joiner} {words[-1]}"
 
 
-def _several(items: str) -> str:
-    """`a number above 0` as `numbers above 0`."""
+def _list(schema: Schema) -> str:
+    """`a list of 1 or more numbers above 0`, `a list of up to 3 of onnx, torchscript or pytorch`."""
+    count = _count(schema.get("minItems", 0), schema.get("maxItems"))
+    items = expected(schema.get("items", {}))
     one = next((one for one in _MANY if items.startswith(one)), "")
-    return f"{_MANY[one]}{items.removeprefix(one)}" if one else items
+    if one:
+        return " ".join(filter(None, ("a list of", count, f"{_MANY[one]}{items.removeprefix(one)}")))
+    if items:
+        return f"a list of {f'{count} of ' if count else ''}{items}"
+    return f"a list of {count} values" if count else "a list"
+
+
+def _count(low: int, high: int | None) -> str:
+    if low and high:
+        return str(low) if low == high else f"{low} to {high}"
+    return f"{low} or more" if low else f"up to {high}" if high else ""
 
 
 def _range(schema: Schema) -> str:

@@ -32,7 +32,20 @@ pytestmark = pytest.mark.unit
         ("training:", "the section `training` is empty, but must be a mapping of keys",
          "add its keys, indented, or remove it"),
         ("validation: {budgets: [1]}", "the section `validation.budgets` is a list, but must be a mapping of keys",
-         "add its keys, indented, or remove it"),
+         "a section holds keys, not items: take the `-` or the brackets away"),
+        ("model: gpt2", "the section `model` is the text gpt2, but must be a mapping of keys",
+         "write `model_type: gpt` below it, indented"),
+        ("export: onnx", None, "write `formats: [onnx]` below it, indented"),
+        ("model: banana", None, "add its keys, indented, or remove it"),
+        ("model:\n  d_model:128", None, "put a space after the `:`"),
+        ("training: {batch_size: '32,'}", None, "write 32"),
+        ("training: {learning_rate: '1,5e-3'}", None, "write 1.5e-3"),
+        ("model: {dropout: 10%}", None, "write 0.1"),
+        ("training: {epochs: 10%}", None, ""),
+        ("hardware: {devices: 'cuda:0'}", '`hardware.devices` does not have the right form: "cuda:0"', ""),
+        ("training: {output_dir: out}", "`output_dir` is not a key of `training`",
+         "leave it out: artifacts/ holds what is made, reports/ its figures, .work/ the checkpoints"),
+        ("optimizer: {name: adamw}", "`name` is not a key of `optimizer`", "did you mean `optimizer_name`?"),
         ("epochs: 1", "`epochs` belongs in `training`, not in the top level", "move it under `training:`"),
         ("model: {notes: x}", "`notes` belongs in the top level, not in `model`",
          "move it to the top level, without indentation"),
@@ -57,6 +70,20 @@ def test_a_key_of_another_kind_is_reported_as_such(problems_of):
     assert problem.message == "`url` is a key of kind `url`, but this `dataset.source` is of kind `files`"
     assert problem.hint == "remove it, or set `kind: url`"
     assert problem.allowed == "kind, paths, format or text_field"
+
+
+def test_a_key_of_another_kind_that_is_nearly_one_of_this_kind_is_taken_for_it(problems_of):
+    head = "schema_version: 1\nname: x\ndataset:\n  source: {kind: files, path: a.txt}\n"
+
+    found = {problem.code: problem.hint for problem in problems_of("", head)}
+
+    assert found["E0203"] == "did you mean `paths`? Otherwise remove it, or set `kind: image_folder`"
+
+
+def test_what_other_tools_must_be_told_is_refused_in_other_kinds_without_a_word_about_it(problems_of):
+    [problem] = problems_of("shuffle: true", "schema_version: 1\nkind: evaluation\nname: x\n")
+
+    assert "leave it out" not in problem.hint
 
 
 def test_what_a_kind_needs_is_named(problems_of):

@@ -179,6 +179,36 @@ def test_a_control_character_is_named_with_its_place():
 
 
 @pytest.mark.parametrize(
+    ("text", "place", "message", "hint"),
+    [
+        (
+            "m:\n  d_model:128\n  layers: 4\n",
+            (2, 10),
+            "a `:` without a space after it ends no key",
+            "put a space there",
+        ),
+        ("m:\n  url: http://x\n   b: 4\n", (3, 5), "a `:` where no key can stand", None),
+        ('p: "C:\\Users"\n', (1, 9), "no such escape in double quotes", None),
+    ],
+)
+def test_common_slips_of_yaml_are_said_where_they_are(text, place, message, hint):
+    problem = refusal(text.encode())
+
+    assert ((problem.line, problem.column), problem.message) == (place, message)
+    assert hint is None or problem.hint == hint
+
+
+def test_what_is_wrong_with_json_is_said_in_its_words():
+    comment = refusal(b'{\n  // mine\n  "a": 1\n}', "x.json")
+    comma = refusal(b'{\n  "a": 1\n  "b": 2\n}', "x.json")
+
+    assert (comment.line, comment.column) == (2, 3)
+    assert comment.hint.startswith("JSON has no comments")
+    assert (comma.line, comma.message, comma.hint) == (3, "not JSON: expecting ',' delimiter", "")
+    assert refusal(b'{"a": ' * 2000, "x.json").code == "E0112"
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         b"a: " + b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
@@ -232,3 +262,10 @@ def test_a_document_that_does_not_say_its_kind_is_of_the_kind_that_knows_most_of
 
 def test_every_kind_but_an_experiment_must_be_said():
     assert [kind for kind in kinds() if "kind" not in schema_of(kind)["required"]] == ["experiment"]
+
+
+def test_a_preset_is_not_taken_for_a_file():
+    with pytest.raises(SpecError) as caught:
+        read_document("tiny")
+
+    assert caught.value.problems[0].hint == "tiny is a preset; to have it as a file: foundry new NAME --from tiny"

@@ -173,7 +173,7 @@ def test_what_a_sweep_takes_is_said_in_full():
     [problem] = found_in("sweep", "method: grid\nspace: {model.dropout: 0.1}")
 
     assert problem.message == (
-        "`space.model.dropout` must be a list with 1 to 10000 items, or a mapping, but is the number 0.1"
+        "`space.model.dropout` must be a list of 1 to 10000 values, or a mapping, but is the number 0.1"
     )
     assert problem.hint == "write a list: [0.1]"
 

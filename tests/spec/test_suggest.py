@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.spec.names import NAMES, VALUES
+from pipeline.spec.names import NAMES, NEEDLESS, VALUES
 from pipeline.spec.nearest import closest, edit_distance
 from pipeline.spec.schema import leaves, schema_at, schema_of
 from pipeline.spec.suggest import suggest_key, suggest_value
@@ -61,6 +61,9 @@ def test_every_value_of_another_tool_leads_to_a_choice_that_exists():
         ("data", "", "dataset"),
         ("format", "export", "export.formats"),
         ("strip_markdown", "dataset", "dataset.cleaning.strip_markdown"),
+        ("type", "scheduler", "scheduler.scheduler_type"),
+        ("type", "dataset.source", "dataset.source.kind"),
+        ("save_steps", "training", "checkpointing.save_every_n_steps"),
     ],
 )
 def test_a_key_is_understood(name, section, meant):
@@ -71,6 +74,19 @@ def test_a_key_is_understood(name, section, meant):
 
 def test_a_key_like_none_of_ours_is_left_alone():
     assert suggest_key("colour", (), {}) is None
+
+
+def test_a_name_that_many_settings_could_have_says_nothing_elsewhere():
+    assert suggest_key("type", ("validation",), {}) is None
+
+
+def test_a_name_that_stands_where_it_belongs_is_another_tools_name_in_a_section():
+    assert suggest_key("name", ("optimizer",), {}, given={("name",)}).keys == ("optimizer", "optimizer_name")
+    assert suggest_key("name", ("optimizer",), {}).exact
+
+
+def test_what_need_not_be_said_is_no_setting_and_no_other_tools_name_of_one():
+    assert not NEEDLESS.keys() & ({keys[-1] for keys, _ in leaves()} | NAMES.keys())
 
 
 def test_of_equally_near_keys_the_one_that_is_not_there_yet_is_meant():
