@@ -40,6 +40,7 @@ _LOOK_SECONDS = 0.002  # between two looks at a run
 _TAIL_BYTES = 4096  # of a record: more than one row
 _SAVES_PER_KILL = 4  # so that a kill loses little and there is always a save to cut off soon
 _FILE_OPERATIONS = 24  # of a save; with a larger number the last one is meant
+_EVERY_STEP = ("epoch", "learning_rate", "loss", "gradient_norm", "val_loss")  # columns of history.csv
 _LATEST = 0.95  # of a run: kills come before this share of its steps
 
 
@@ -87,15 +88,20 @@ class Ended:
 
     Attributes:
         metrics: its training_metrics.json.
-        epoch_of: the epoch of each step, from 1; both counted from 1.
+        history: the rows of its history.csv, one of each step.
         items: every item of what it holds → the SHA-256 of it.
         seconds: wall-clock time.
     """
 
     metrics: dict[str, Any]
-    epoch_of: dict[int, int]
+    history: list[dict[str, Any]]
     items: dict[str, str]
     seconds: float
+
+    @property
+    def epoch_of(self) -> dict[int, int]:
+        """The epoch of each step, both counted from 1."""
+        return {row["step"]: row["epoch"] for row in self.history}
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,14 @@ class Survived:
     Attributes:
         kills: what was done to it.
         resumed: the steps after which it went on.
+        history: the rows of its history.csv, one of each step.
         items: every item of what it holds → the SHA-256 of it.
         seconds: wall-clock time.
     """
 
     kills: list[Kill]
     resumed: list[int]
+    history: list[dict[str, Any]]
     items: dict[str, str]
     seconds: float
 
@@ -145,9 +153,7 @@ class Proof:
         project = _Project(folder, values, self)
         project.finish(self.shown)
         metrics = read_artefact(folder / "reports/training_metrics.json", "training_metrics")
-        rows = read_artefact(folder / "reports/history.csv", "history")
-        epoch_of = {row["step"]: row["epoch"] for row in rows}
-        return Ended(metrics, epoch_of, final_state(folder, self.spec), time.monotonic() - began)
+        return Ended(metrics, project.history(), final_state(folder, self.spec), time.monotonic() - began)
 
     def kill_again_and_again(self, folder: Path, straight: Ended, *, kills: int, seed: int) -> Survived:
         """Train in an empty folder, killed at points that a seed decides, and started anew each time.
@@ -176,7 +182,8 @@ class Proof:
             done.append(_kill(during, place, step, straight.epoch_of))
         progress.stop()
         project.finish(self.shown)
-        return Survived(done, project.resumed(), final_state(folder, self.spec), time.monotonic() - began)
+        items = final_state(folder, self.spec)
+        return Survived(done, project.resumed(), project.history(), items, time.monotonic() - began)
 
     def certificate(
         self, straight: Ended, killed: Survived, *, seed: int, overrides: Mapping[str, Any]
@@ -220,7 +227,24 @@ class Proof:
             "seconds": {"straight": round(straight.seconds, 1), "killed": round(killed.seconds, 1)},
             "items": compared,
             "equal": all(item["equal"] for item in compared.values()),
+            "first_difference": first_difference(straight, killed),
         }
+
+
+def first_difference(straight: Ended, killed: Survived) -> dict[str, Any] | None:
+    """The first step that two runs recorded otherwise, and the resume before it; None if all rows are equal.
+
+    A step that no row shows can have been the first: rows hold rounded figures, and a defect may need a step to show.
+    """
+    for one, other in zip(straight.history, killed.history, strict=False):
+        differing = {
+            name: {"straight": one[name], "killed": other[name]} for name in _EVERY_STEP if one[name] != other[name]
+        }
+        if differing:
+            step = one["step"]
+            before = [resumed for resumed in killed.resumed if resumed < step]
+            return {"step": step, "resumed_after": max(before, default=None), "figures": differing}
+    return None
 
 
 def points(kills: Sequence[Kill]) -> dict[str, int]:
@@ -331,6 +355,11 @@ class _Project:
         said = [line.split() for line in self._log.read_text().splitlines() if line.startswith("resuming after step ")]
         return [int(words[3]) for words in said]
 
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of the finished run's history."""
+        rows: list[dict[str, Any]] = read_artefact(self.folder / "reports/history.csv", "history")
+        return rows
+
     def _total(self) -> int:
         """The steps of the run, once it has said how many."""
         for line in self._log.read_text().splitlines():
@@ -401,10 +430,7 @@ def final_state(project: Path, spec: Spec) -> dict[str, str]:
             for name, value in progress.items()
             if not name.endswith("seconds")  # how long it took is another matter
         },
-        **{
-            f"every step: {name}": _hash([row[name] for row in rows])
-            for name in ("epoch", "learning_rate", "loss", "gradient_norm", "val_loss")
-        },
+        **{f"every step: {name}": _hash([row[name] for row in rows]) for name in _EVERY_STEP},
         "next batch": _digest(dict(zip(("ids", "targets"), batches.batch(epoch, cursor), strict=True))),
     }
 

@@ -56,8 +56,9 @@ def command(
 
     Needs the results of the tokenizer stage (`foundry run`). Works in a folder of its own, and writes a certificate,
     which says what was set otherwise than in SPEC. Ends with 0 when everything is equal, bit for bit, and with 4 when
-    it is not.
+    it is not; then it says which step differs first, and leaves both runs for you to look at.
     """
+    import shutil
     import tempfile
 
     from pipeline import console
@@ -76,18 +77,24 @@ def command(
     encoded = OUTPUT_OF["tokenizer"]
     verify_manifest(encoded, rebuild="foundry run")
     work_dir().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work_dir(), prefix="proof-") as scratch:
-        folder = Path(scratch).resolve()
+    folder = Path(tempfile.mkdtemp(dir=work_dir(), prefix="proof-")).resolve()
+    keep = False
+    try:
         proof = Proof(
             proven, encoded, work_dir() / "compiled", lambda label, total: console.Progress(label, total, "steps")
         )
         straight = proof.leave_alone(folder / "straight")
         killed = proof.kill_again_and_again(folder / "killed", straight, kills=kills, seed=seed)
         certificate = proof.certificate(straight, killed, seed=seed, overrides=overrides)
+        keep = not certificate["equal"]
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
     write_artefact(output, "resume_certificate", certificate)
     write_atomic(output.with_suffix(".md"), page(certificate))
     click.echo(page(certificate))
-    if not certificate["equal"]:
+    if keep:
+        console.warn(f"the runs ended differently; both are kept in {folder}")
         raise click.exceptions.Exit(ExitCode.TRAINING)
 
 
@@ -129,6 +136,7 @@ def page(certificate: dict[str, Any]) -> str:
         "seed of the kills": certificate["seed"],
         "time": f"{minutes['straight']} left alone, {minutes['killed']} with {len(kills)} kills",
         "went on after steps": ", ".join(map(str, certificate["resumed_after_steps"])) or "none",
+        "first step with other figures": _first(certificate["first_difference"]),
     }
     hit = {words: certificate["points"][name] or "none" for name, words in _POINTS.items()}
     items = [
@@ -150,6 +158,15 @@ def page(certificate: dict[str, Any]) -> str:
         _table(("kill", "after step", "epoch", "place"), places),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _first(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return "none"
+    figures = ", ".join(f"{name} {two['killed']} for {two['straight']}" for name, two in difference["figures"].items())
+    after = difference["resumed_after"]
+    began = "by the process that began the run" if after is None else f"by the process that went on after step {after}"
+    return f"{difference['step']}, taken {began}: {figures}"
 
 
 def _short(digest: str | None) -> str:

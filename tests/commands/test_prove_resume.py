@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.artefacts import check_artefact
 from pipeline.commands.proof import Ended, Proof, ProofError, _kill, _steps_to_kill_after
+from pipeline.commands.prove_resume import command as prove_resume
+from pipeline.errors import ExitCode
 from pipeline.spec import load_spec
 
 pytestmark = pytest.mark.e2e
@@ -68,6 +73,7 @@ def test_a_killed_run_is_certified_equal_item_by_item(project: Path, proven: dic
 
     check_artefact("resume_certificate", proven, "certificate")
     assert proven["equal"]
+    assert proven["first_difference"] is None
     assert {item["equal"] for item in proven["items"].values()} == {True}
     assert {"weights", "optimizer: exp_avg_sq", "random state: torch", "next batch"} < proven["items"].keys()
     assert {"progress: cursor", "progress: tokens", "every step: learning_rate"} < proven["items"].keys()
@@ -99,6 +105,28 @@ def test_what_is_set_for_the_proof_alone_stands_in_the_certificate(project: Path
     assert (project / "specs/experiment.yaml").read_text() == SPEC
 
 
+def test_runs_that_end_differently_are_kept_and_the_first_step_that_differs_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful = Path(__file__).resolve().parents[1] / "reliability/forgetful.py"
+    stage = (sys.executable, str(forgetful), "a schedule that begins anew")
+    monkeypatch.setattr("pipeline.commands.proof.Proof", partial(Proof, stage=stage))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.chdir(project)
+
+    done = CliRunner().invoke(prove_resume, ["--kills", "1", "-o", "docs/red.json", *OTHERWISE])
+
+    assert done.exit_code == ExitCode.TRAINING, done.output
+    (kept,) = (project / ".work").glob("proof-*")
+    certificate = json.loads((project / "docs/red.json").read_text())
+    resumed = certificate["resumed_after_steps"][0]
+    assert f"both are kept in {kept}" in done.stderr
+    assert {folder.name for folder in kept.iterdir()} == {"straight", "killed"}
+    assert certificate["first_difference"]["step"] == resumed + 1
+    assert f"{resumed + 1}, taken by the process that went on after step {resumed}: learning_rate " in done.stdout
+    shutil.rmtree(kept)
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -117,7 +145,8 @@ def test_a_wrong_override_is_refused_before_anything_runs(project: Path, option:
 
 def test_a_run_too_short_for_its_kills_is_refused(project: Path, tmp_path: Path) -> None:
     proof = Proof(load_spec(project / "specs/experiment.yaml"), project, tmp_path, lambda *_: pytest.fail("it began"))
-    straight = Ended(metrics={}, epoch_of=dict.fromkeys(range(1, 5), 1), items={}, seconds=0.0)
+    history = [{"step": step, "epoch": 1} for step in range(1, 5)]
+    straight = Ended(metrics={}, history=history, items={}, seconds=0.0)
 
     with pytest.raises(ProofError, match="5 kills do not fit into a run of 4 steps"):
         proof.kill_again_and_again(tmp_path, straight, kills=5, seed=0)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from forgetful import DEFECTS
 from tables import publish, table
@@ -63,12 +64,16 @@ def proof_with(item: str | None, spec: Spec, folder: Path) -> Proof:
     )
 
 
-def unequal(item: str, spec: Spec, folder: Path, straight: Ended, scratch: Path) -> list[str]:
-    """The items that the proof finds unequal when one thing goes wrong."""
+def certificate_of(item: str, spec: Spec, folder: Path, straight: Ended, scratch: Path) -> dict[str, Any]:
+    """The certificate of a proof in which one thing goes wrong."""
     proof = proof_with(item, spec, folder)
     killed = proof.kill_again_and_again(scratch, straight, kills=1, seed=SEED)
     assert killed.resumed, "the run that was killed went on from a checkpoint"
-    certificate = proof.certificate(straight, killed, seed=SEED, overrides={})
+    return proof.certificate(straight, killed, seed=SEED, overrides={})
+
+
+def unequal(certificate: dict[str, Any]) -> list[str]:
+    """The items that a proof found unequal."""
     return [name for name, compared in certificate["items"].items() if not compared["equal"]]
 
 
@@ -84,7 +89,7 @@ def main() -> None:
         spec = load_spec(project(folder / "project"))
         straight = proof_with(None, spec, folder / "project").leave_alone(folder / "straight")
         for number, item in enumerate(chosen.only):
-            found = unequal(item, spec, folder / "project", straight, folder / f"killed-{number}")
+            found = unequal(certificate_of(item, spec, folder / "project", straight, folder / f"killed-{number}"))
             caught = DEFECTS[item].shows in found
             missed += not caught
             shows = f"{DEFECTS[item].shows} and {len(found) - 1} more" if len(found) > 1 else DEFECTS[item].shows

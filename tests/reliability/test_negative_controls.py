@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from forgetful import DEFECTS, OVERWRITTEN, TIMES
-from negative_controls import project, proof_with, unequal
+from negative_controls import certificate_of, project, proof_with, unequal
 
+from pipeline.artefacts import check_artefact
 from pipeline.commands.proof import Ended
 from pipeline.spec import Spec, load_spec
 from pipeline.training.progress import Progress
 
 Straight = tuple[Spec, Path, Ended]
-SAMPLE = ("random state: torch",)
+SAMPLE = ("random state: torch", "a schedule that begins anew")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,15 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Straight:
 def test_what_is_lost_at_restore_is_found_by_name(straight: Straight, tmp_path: Path, item: str) -> None:
     spec, folder, ended = straight
 
-    assert DEFECTS[item].shows in unequal(item, spec, folder, ended, tmp_path / "killed")
+    certificate = certificate_of(item, spec, folder, ended, tmp_path / "killed")
+
+    check_artefact("resume_certificate", certificate, "certificate")
+    assert not certificate["equal"]
+    assert DEFECTS[item].shows in unequal(certificate)
+    if item == "a schedule that begins anew":  # it shows at once
+        assert certificate["first_difference"]["step"] == certificate["resumed_after_steps"][0] + 1
+        assert certificate["first_difference"]["resumed_after"] == certificate["resumed_after_steps"][0]
+        assert "learning_rate" in certificate["first_difference"]["figures"]
 
 
 @pytest.mark.unit
