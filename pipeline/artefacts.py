@@ -269,7 +269,7 @@ def _items(validator: Any, items: Schema, value: Any, schema: Schema) -> Iterato
     if not validator.is_type(value, "array"):
         return
     first = len(schema.get("prefixItems", ()))
-    only_typed = items.keys() <= {"type", "title", "description"} and isinstance(items["type"], str)
+    only_typed = items.keys() <= {"type", "title", "description"} and isinstance(items.get("type"), str)
     if only_typed and all(validator.is_type(item, items["type"]) for item in value[first:]):
         return
     for index, item in enumerate(value[first:], start=first):
