@@ -33,7 +33,8 @@ SMALLER: dict[str, Any] = {
     "export.formats": ["pytorch"],
     "export.generated_tokens": 4,
 }
-ALL_FORMATS = {"quick_test", "production", "cls_tiny", "mlm_tiny", "seq2seq_tiny", "vision_tiny"}  # one of each task and shape
+# One of each task and shape.
+ALL_FORMATS = {"quick_test", "production", "cls_tiny", "mlm_tiny", "seq2seq_tiny", "vision_tiny"}
 SMALLER_TEXT = {"tokenizer.vocab_size": 1000, "model.num_layers": 1}
 ONE_BLOCK = {"model.blocks_per_stage": 1}
 OWN: dict[str, dict[str, Any]] = {
