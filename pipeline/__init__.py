@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.export.bundle import create_export_bundle
+    from pipeline.export.health import ExportHealthChecker
+    from pipeline.export.making import export_model
+    from pipeline.export.report import CheckResult, ExportHealthReport
     from pipeline.spec.builder import TrainingConfigBuilder
     from pipeline.spec.flat import TrainingConfig, compare_configs, print_config_diff
     from pipeline.spec.load import load_spec
@@ -17,11 +21,16 @@ if TYPE_CHECKING:
     from pipeline.tasks.vision_classification import VisionClassification as VisionClassificationAdapter
 
 __all__ = [
+    "CheckResult",
     "DecoderOnlyLMAdapter",
+    "ExportHealthChecker",
+    "ExportHealthReport",
     "TrainingConfig",
     "TrainingConfigBuilder",
     "VisionClassificationAdapter",
     "compare_configs",
+    "create_export_bundle",
+    "export_model",
     "load_spec",
     "print_config_diff",
     "run_training",
@@ -30,11 +39,16 @@ __version__ = "0.1.0"
 
 # Imported when first asked for: every command imports this package, and few need the builder.
 _HOMES = {  # name → module, and its name there
+    "CheckResult": ("pipeline.export.report", "CheckResult"),
     "DecoderOnlyLMAdapter": ("pipeline.tasks.language_model", "LanguageModel"),  # adapter: an earlier word for task
+    "ExportHealthChecker": ("pipeline.export.health", "ExportHealthChecker"),
+    "ExportHealthReport": ("pipeline.export.report", "ExportHealthReport"),
     "TrainingConfig": ("pipeline.spec.flat", "TrainingConfig"),
     "TrainingConfigBuilder": ("pipeline.spec.builder", "TrainingConfigBuilder"),
     "VisionClassificationAdapter": ("pipeline.tasks.vision_classification", "VisionClassification"),
     "compare_configs": ("pipeline.spec.flat", "compare_configs"),
+    "create_export_bundle": ("pipeline.export.bundle", "create_export_bundle"),
+    "export_model": ("pipeline.export.making", "export_model"),
     "load_spec": ("pipeline.spec.load", "load_spec"),
     "print_config_diff": ("pipeline.spec.flat", "print_config_diff"),
     "run_training": ("pipeline.stages.in_python", "run_training"),

@@ -68,7 +68,7 @@ def command(first: str | None, force: bool, exact: bool) -> None:
 
 def write_health_markdown() -> None:
     """Write the health report as Markdown again, after its JSON came from the cache. See dvc.yaml for why."""
-    from pipeline.export.health import markdown
+    from pipeline.export.report import markdown
     from pipeline.files import write_atomic
 
     report = REPORTS / "health_report.json"

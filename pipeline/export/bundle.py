@@ -29,9 +29,10 @@ from pipeline.data.encoded import read_metadata
 from pipeline.errors import ExportError
 from pipeline.export import inference
 from pipeline.export.formats import FORMATS
-from pipeline.export.health import markdown
 from pipeline.export.model_card import model_card
+from pipeline.export.report import markdown
 from pipeline.export.source import REBUILD
+from pipeline.export.subject import BUNDLE
 from pipeline.files import (
     json_text,
     manifest_hash,
@@ -47,7 +48,6 @@ from pipeline.models.transformer import Transformer
 from pipeline.paths import OUTPUT_OF
 from pipeline.spec import parse_spec
 
-BUNDLE = "bundle"  # its folder inside an export
 BUNDLE_FORMAT = 1
 # Formats that inference.py opens, the quickest first → the package that does it.
 RUNNABLE: Mapping[str, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
@@ -127,7 +127,7 @@ def create_export_bundle(
         write_atomic(folder / "Dockerfile", _DOCKERFILE.format(name=_tag(description["model_name"]), python=python))
         write_atomic(folder / "README.md", card)
         write_artefact(folder / "health_report.json", "health_report", health)
-        write_atomic(folder / "health_report.md", markdown(dict(health)))
+        write_atomic(folder / "health_report.md", markdown(health))
         write_artefact(folder / "metadata.json", "bundle_metadata", about)
     return target
 

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pipeline.data.encoded import EncodedSplit
 from pipeline.errors import ExportError
 from pipeline.export.source import Inputs, Logits, traced_length
 from pipeline.models.cnn import Cnn
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 7)
 _RELATIVE_EPSILON = 1e-8  # keeps the relative difference of a logit at 0 finite
+_MOST_LOGITS = 16_000_000  # that are asked for at once: 64 MB in float32
+_HELDOUT_TOKENS = 32_768  # that formats are compared on: seconds for each, and a perplexity to three digits
+_HELDOUT_INPUTS = 256  # the same of inputs that have a class
 _ROUNDS, _RUNS, _WARM_UPS = 5, 10, 5  # 50 timed runs, in turns, so that a busy machine slows both sides
 
 
@@ -92,6 +98,16 @@ class Runner:
         times: list[float] = self._ask({"time": self._put(ids), "warm_ups": warm_ups, "runs": runs})["seconds"]
         return times
 
+    def nats(self, rows: Inputs) -> float:
+        """How surprised it is by texts: the sum of -ln p of each token of (B, T + 1) ids after those before it."""
+        at_once = max(1, _MOST_LOGITS // (rows.shape[1] * self._width(rows)))
+        parts = (rows[first : first + at_once] for first in range(0, len(rows), at_once))
+        return sum(float(self._ask({"nats": self._put(part)})["nats"]) for part in parts)
+
+    def _width(self, rows: Inputs) -> int:
+        """The logits of one token."""
+        return int(self.logits(rows[:1, :1]).shape[-1])
+
     def _put(self, ids: Inputs) -> str:
         path = self._folder / "ids.npy"
         np.save(path, ids, allow_pickle=False)
@@ -142,6 +158,11 @@ class Difference:
 def shape_name(batch: int, length: int | None) -> str:
     """What people call a shape."""
     return f"batch {batch}" if length is None else f"batch {batch} x length {length}"
+
+
+def short_name(batch: int, length: int | None) -> str:
+    """A shape as a key of a report: `2x13`, of pictures `2`."""
+    return f"{batch}" if length is None else f"{batch}x{length}"
 
 
 def shapes_of(model: Model) -> list[tuple[int, int]]:
@@ -225,6 +246,47 @@ def compare_greedy(model: Transformer, runner: Runner, prompt: list[int], tokens
         logits = model(torch.tensor([[*prompt, *ours[: result.equal]]]))[0, -1]
     gap = float(logits[ours[result.equal]] - logits[result.theirs[result.equal]])
     return Greedy(ours, result.theirs, gap)
+
+
+def compare_given(model: Transformer, runner: Runner, prompt: list[int], tokens: int) -> list[bool]:
+    """Whether the export's likeliest token is that of the model, for each token that the model writes after a prompt.
+
+    The export reads what the model wrote, so that one other choice does not make all that follow incomparable.
+    """
+    tokens = min(tokens, model.max_seq_len - len(prompt))
+    ours = list(generate(model, prompt, max_new_tokens=tokens))
+    read = np.array([[*prompt, *ours[:-1]]], dtype=np.int64)
+    theirs = runner.logits(read)[0, len(prompt) - 1 :].argmax(axis=-1)
+    return [bool(mine == its) for mine, its in zip(ours, theirs.tolist(), strict=True)]
+
+
+def heldout_rows(split: EncodedSplit, max_seq_len: int) -> Inputs:
+    """(B, T + 1) ids of a split of text: windows without overlap, spread evenly over it, or all of a short one."""
+    length = min(max_seq_len + 1, len(split.tokens))
+    starts = np.arange(0, len(split.tokens) - length + 1, length - 1)
+    most = max(1, _HELDOUT_TOKENS // (length - 1))
+    if len(starts) > most:
+        starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(int)]
+    return np.stack([split.tokens[start : start + length] for start in starts]).astype(np.int64)
+
+
+def classes_of(model: Model, runner: Runner, split: EncodedSplit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The classes that a model and an export choose for the first inputs of a split, (N,) each."""
+    ours, theirs = [], []
+    for given in _inputs(model, split):
+        with torch.inference_mode():
+            ours.append(model(torch.from_numpy(given)).numpy().argmax(axis=-1))
+        theirs.append(runner.logits(given).argmax(axis=-1))
+    return np.concatenate(ours), np.concatenate(theirs)
+
+
+def _inputs(model: Model, split: EncodedSplit) -> Iterator[Inputs]:
+    count = min(split.documents, _HELDOUT_INPUTS)
+    if isinstance(model, Cnn):
+        yield np.array(split.pictures[:count])
+        return
+    for index in range(count):  # one by one: an export need not know which token is padding
+        yield np.array([split.document(index)[: model.max_seq_len]], dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ each with one line of JSON on standard output; arrays travel in .npy files. It i
 more: for ONNX that is onnxruntime, without torch.
 
     {"logits": "ids.npy", "into": "logits.npy"}             → {"shape": [B, T, V]}
+    {"nats": "rows.npy"}                                    → {"nats": 3.5}
     {"greedy": [1, 17], "tokens": 32}                       → {"ids": [...]}
     {"time": "ids.npy", "warm_ups": 5, "runs": 10}          → {"seconds": [...]}
 """
@@ -40,12 +41,23 @@ def answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
         logits = run(np.load(request["logits"], allow_pickle=False))
         np.save(request["into"], logits, allow_pickle=False)
         return {"shape": logits.shape}
+    if "nats" in request:
+        return {"nats": nats(run, np.load(request["nats"], allow_pickle=False))}
     if "greedy" in request:
         return {"ids": run.greedy(request["greedy"], request["tokens"])}
     ids = np.load(request["time"], allow_pickle=False)
     for _ in range(request["warm_ups"]):
         run(ids)
     return {"seconds": [seconds(run, ids) for _ in range(request["runs"])]}
+
+
+def nats(run: Run, rows: Any) -> float:
+    """The sum of -ln p of each token of (B, T + 1) ids, after those before it."""
+    logits = run(rows[:, :-1]).astype(np.float64)  # (B, T, V)
+    largest = logits.max(axis=-1, keepdims=True)
+    normal = np.log(np.exp(logits - largest).sum(axis=-1)) + largest[..., 0]  # (B, T)
+    chosen = np.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]
+    return float((normal - chosen).sum())
 
 
 def seconds(run: Run, ids: Any) -> float:

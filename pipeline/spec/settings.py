@@ -246,6 +246,8 @@ class ExportSettings(TypedDict, total=False):
     opset: int
     max_abs_diff: float
     generated_tokens: int
+    min_token_agreement: float
+    max_perplexity_increase: float
     export_bundle: bool
     license: str | None
 
@@ -384,5 +386,7 @@ class FlatSettings(TypedDict, total=False):
     opset: int
     max_abs_diff: float
     generated_tokens: int
+    min_token_agreement: float
+    max_perplexity_increase: float
     export_bundle: bool
     license: str | None

@@ -7,17 +7,8 @@ from pathlib import Path
 import click
 
 from pipeline import console
-from pipeline.export.bundle import BUNDLE, create_export_bundle
-from pipeline.export.formats import write_formats
-from pipeline.export.health import check_export, markdown, raise_for_failures
-from pipeline.files import (
-    manifest_hash,
-    output_folder,
-    verify_manifest,
-    write_artefact,
-    write_atomic,
-    write_manifest,
-)
+from pipeline.export.making import export_model
+from pipeline.export.report import ExportHealthReport
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
 from pipeline.stages.door import StageCommand, stage
 
@@ -29,25 +20,22 @@ REPORT = REPORTS / "health_report.json"
 def main(spec_path: Path) -> None:
     """Export the trained model and check every export."""
     with stage("export", spec_path) as spec:
-        settings = spec.section("export")
-        model = OUTPUT_OF["train"]
-        made_by = verify_manifest(model, rebuild="foundry run --from train --force").get("spec_hash")
-        sections, inputs = {"export": settings}, {"model": manifest_hash(model)}
-        with output_folder(
-            OUTPUT_OF["export"], stage="export", sections=sections, inputs=inputs, spec_hash=made_by
-        ) as folder:
-            write_formats(model, folder, formats=settings["formats"], opset=settings["opset"])
-            # Now, and not only at the end of the block: the checks notice a file that changes from here on.
-            write_manifest(folder, stage="export", sections=sections, inputs=inputs, spec_hash=made_by)
-            health = check_export(folder, model)
-            report = health if made_by is None else {**health, "spec_hash": made_by}
-            write_artefact(REPORT, "health_report", report)
-            write_atomic(REPORT.with_suffix(".md"), markdown(health))
-            for check in health["checks"]:
-                console.say(f"{check['status']:8} {check['check_name']}: {check['message']}")
-            raise_for_failures(health, where=REPORT)  # inside: an export that is not sound does not appear
-            if settings["export_bundle"]:
-                create_export_bundle(folder, folder / BUNDLE, health=report, model_dir=model)
+        export_model(
+            OUTPUT_OF["train"],
+            OUTPUT_OF["export"],
+            data=OUTPUT_OF["tokenizer"],
+            tell=_tell,
+            report_path=REPORT,
+            **spec.section("export"),
+        )
+
+
+def _tell(report: ExportHealthReport) -> None:
+    """Keep the report, whatever it says, and say how each check ended."""
+    report.save_json(REPORT)
+    report.save_markdown(REPORT.with_suffix(".md"))
+    for check in report.checks:
+        console.say(f"{check.status:8} {check.check_name}: {check.message}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ import pytest
 import torch
 from described import model_description, tokenizer_description
 
+from pipeline.data.documents import Document, write_split
+from pipeline.data.encode import encode_corpus, metadata, write_metadata
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.export.formats import FORMATS, write_formats
-from pipeline.export.health import check_export
+from pipeline.export.health import ExportHealthChecker
 from pipeline.files import manifest_hash, output_folder, write_artefact, write_manifest
 from pipeline.models.store import save_model
 from pipeline.models.transformer import Transformer
@@ -87,9 +89,30 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) 
 
 
 @pytest.fixture(scope="session")
-def health(export_folder: Path, model_folder: Path) -> dict[str, Any]:
+def data_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -> Path:
+    """What the tokenizer stage leaves of a corpus that has a validation split."""
+    root = tmp_path_factory.mktemp("data")
+    texts = {
+        "train": ["the fox"],
+        "validation": ["the lazy dog sleeps, and the quick brown fox jumps.\n" * 8],
+        "test": [],
+    }
+    (root / "corpus").mkdir()
+    for split, documents in texts.items():
+        rows = (Document(str(number), text) for number, text in enumerate(documents))
+        write_split(root / f"corpus/{split}.jsonl", rows)
+    with output_folder(root / "tokenizer", stage="tokenizer", sections={}, inputs={}) as folder:
+        (folder / "tokenizer.model").write_bytes(tokenizer_model)
+        counts = encode_corpus(Tokenizer(tokenizer_model), root / "corpus", folder)
+        settings = {"tokenizer_type": "bpe", "special_tokens": []}
+        write_metadata(folder, metadata(Tokenizer(tokenizer_model), counts, settings=settings))
+    return root / "tokenizer"
+
+
+@pytest.fixture(scope="session")
+def health(export_folder: Path, model_folder: Path, data_folder: Path) -> dict[str, Any]:
     """The report of the untouched export. Tests read it only."""
-    return check_export(export_folder, model_folder)
+    return ExportHealthChecker(model_folder, data=data_folder).run_all_checks(export_folder).to_dict()
 
 
 @pytest.fixture

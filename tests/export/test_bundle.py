@@ -25,8 +25,8 @@ from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ArtifactError, ExportError, FoundryError
 from pipeline.export.bundle import create_export_bundle
 from pipeline.export.formats import write_formats
-from pipeline.export.health import report
 from pipeline.export.inference import Model, RequestError, Settings, choose, parse_request, picture_bytes, softmax
+from pipeline.export.report import ExportHealthReport
 from pipeline.files import manifest_hash, output_folder, read_artefact, verify_manifest, write_artefact
 from pipeline.models.generate import generate
 from pipeline.models.store import load_model, save_model
@@ -281,7 +281,7 @@ def bundle_of(root, arguments, task_type, beside):
     inputs = {"model": manifest_hash(root / "model")}
     with output_folder(root / "export", stage="export", sections={"export": settings}, inputs=inputs) as folder:
         write_formats(root / "model", folder, formats=["onnx"], opset=18)
-    health = report([], model_name="tiny")
+    health = ExportHealthReport("tiny").to_dict()
     return create_export_bundle(root / "export", root / "bundle", health=health, model_dir=root / "model")
 
 

@@ -19,9 +19,10 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def project(tmp_path, model_folder, checkout):
+def project(tmp_path, model_folder, data_folder, checkout):
     """A project in which training is done; only the PyTorch format is asked for, which is the quickest."""
     shutil.copytree(model_folder, tmp_path / "artifacts" / "model")
+    shutil.copytree(data_folder, tmp_path / "artifacts" / "tokenizer")
     text = (checkout / "specs" / "experiment.yaml").read_text(encoding="utf-8")
     changed = re.sub(r"formats: \[.*\]", "formats: [pytorch]", text)
     assert changed != text

@@ -1,0 +1,148 @@
+"""What the health checks look at, and what they find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+
+from pipeline.data.encoded import EncodedSplit, beside_model, read_encoded, read_metadata
+from pipeline.errors import ExportError
+from pipeline.export.compare import Runner
+from pipeline.export.formats import FORMATS
+from pipeline.files import sha256_file, verify_manifest
+from pipeline.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from pipeline.models.model import Model
+
+Status = Literal["passed", "warning", "failed"]
+
+BUNDLE = "bundle"  # its folder inside an export
+SPLIT = "validation"  # what an export is compared on, beside made-up inputs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found. `advice` says what to do about it when it did not pass."""
+
+    status: Status
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+    advice: str = ""
+
+
+class Subject:
+    """An export folder and the model it was made from. Use it in a `with` block.
+
+    Args:
+        model: the source, in evaluation mode.
+        description: its model.json.
+        model_folder: where both came from.
+        folder: the export.
+        manifest: that of the export.
+        settings: the section `export` of the spec, complete: which formats there should be, and how exact they are.
+        data_folder: of the tokenizer stage, for the held-out split; None: nothing held out is at hand.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        description: Mapping[str, Any],
+        model_folder: Path,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        data_folder: Path | None = None,
+    ) -> None:
+        self.model, self.description, self.model_folder = model, description, model_folder
+        self.folder, self.manifest, self.settings = folder, manifest, settings
+        self.data_folder = data_folder
+        self.threads = torch.get_num_threads()
+        self._stack = ExitStack()
+        self._runners: dict[Path, Runner | ExportError] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model predicts the token that follows each."""
+        return isinstance(self.model, Transformer)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the model chooses one of some classes."""
+        return hasattr(self.model, "num_classes")
+
+    @property
+    def has_heldout(self) -> bool:
+        """Whether there is a split that the model was not trained on.
+
+        Raises:
+            ArtifactError: the encoded corpus is missing.
+        """
+        if self.data_folder is None:
+            return False
+        return bool(read_metadata(self.data_folder)["splits"][SPLIT]["documents"])
+
+    @cached_property
+    def heldout(self) -> EncodedSplit | None:
+        """The split that the model was not trained on; None where there is none.
+
+        Raises:
+            ArtifactError: the encoded corpus is damaged.
+            ExportError: it is of another tokenizer than the model.
+        """
+        if self.data_folder is None or not self.has_heldout:
+            return None
+        rebuild = "foundry run --from tokenizer --force"
+        verify_manifest(self.data_folder, rebuild=rebuild)
+        name = beside_model(read_metadata(self.data_folder))[0]
+        if sha256_file(self.data_folder / name) != sha256_file(self.model_folder / name):
+            message = f"the held-out split is of another tokenizer than the model in {self.model_folder}"
+            raise ExportError(message, where=str(self.data_folder / name), hint="pass the data that the model is of")
+        return read_encoded(self.data_folder, SPLIT)
+
+    def path(self, name: str) -> Path:
+        """What a format wrote."""
+        return self.folder / FORMATS[name].file
+
+    def runner(self, name: str) -> Runner:
+        """A format, open in a fresh process that its checks share.
+
+        Raises:
+            ExportError: it does not open; every check that asks is told so.
+        """
+        return self._open(name, self.path(name))
+
+    def source_runner(self) -> Runner:
+        """The source model, open in a fresh process, so that latencies are compared on equal terms."""
+        return self._open("pytorch", self.model_folder)
+
+    def _open(self, name: str, path: Path) -> Runner:
+        if path not in self._runners:
+            try:
+                self._runners[path] = self._stack.enter_context(Runner(name, path, threads=self.threads))
+            except ExportError as error:
+                self._runners[path] = error
+        found = self._runners[path]
+        if isinstance(found, ExportError):
+            raise ExportError(found.message, where=found.where, hint=found.hint)
+        return found
+
+    def close(self, name: str) -> None:
+        """End the process of a format, whose checks are done."""
+        found = self._runners.get(self.path(name))
+        if isinstance(found, Runner):
+            found.close()
+            del self._runners[self.path(name)]
