@@ -26,7 +26,7 @@ INPUTS_OF = {
     "tokenizer": ["corpus"],
     "train": ["tokenizer"],
     "validate": ["train", "tokenizer"],
-    "export": ["train"],
+    "export": ["train", "tokenizer"],
 }
 
 

@@ -34,7 +34,7 @@ ARCHITECTURE = (
 _MAKE_VOCABULARY = ("corpus", "tokenizer")  # stages
 _FEEDS = {  # stage → the stages that read its output
     "corpus": ("tokenizer",),
-    "tokenizer": ("train", "validate"),
+    "tokenizer": ("train", "validate", "export"),
     "train": ("validate", "export"),
     "validate": (),
     "export": (),
