@@ -49,8 +49,8 @@ def export_model(
     sections, inputs = {"export": complete}, {"model": manifest_hash(model_dir)}
     described: Mapping[str, Any] = {"sections": sections, "inputs": inputs, "spec_hash": made_by}
     with output_folder(export_dir, stage="export", **described) as folder:
-        settings_of_formats = {name: complete[name] for name in ("formats", "opset", "quantization")}
-        write_formats(model_dir, folder, **settings_of_formats)
+        written = {name: complete[name] for name in ("formats", "opset", "quantization")}
+        write_formats(model_dir, folder, **written)
         # Now, and not only at the end of the block: the checks notice a file that changes from here on.
         write_manifest(folder, stage="export", **described)
         report = ExportHealthChecker(model_dir, data=data).run_all_checks(folder)
