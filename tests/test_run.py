@@ -378,6 +378,30 @@ def test_a_stage_that_was_killed_is_reported_with_its_code(project):
 
 
 @pytest.mark.slow
+def test_training_that_starts_from_weights_runs_again_when_they_are_others_and_never_comes_from_the_cache(project):
+    random_start = {"training.resume_from_checkpoint": None, "training.learning_rate": 2.0e-3}
+    given_start = {"training.resume_from_checkpoint": "earlier", "training.learning_rate": 1.0e-3}
+    model, earlier = project.folder / "artifacts/model", project.folder / "earlier"
+    shutil.copytree(model, earlier)
+    project.set(given_start)
+
+    started = project.happened()
+    again = project.happened()
+    shutil.rmtree(earlier)
+    shutil.copytree(model, earlier)
+    others = project.happened()
+    project.set(random_start)
+    back = project.happened()
+    project.set(given_start)
+    once_more = project.happened()
+
+    assert [run["train"] for run in (started, again, others, back, once_more)] == [
+        "built", "unchanged", "built", "restored", "built",
+    ]  # fmt: skip
+    assert all(run["tokenizer"] == "unchanged" for run in (started, again, others, back, once_more))
+
+
+@pytest.mark.slow
 def test_experiments_run_and_show(project):
     dvc = [sys.executable, "-m", "dvc"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
