@@ -22,8 +22,8 @@ from pipeline.spec.migrate.table import (
 
 _BUILT_IN = ("<unk>", "<s>", "</s>", "<pad>")
 _UNTRAINED = {
-    name: f"models of architecture {name} cannot be trained: this version trains decoder-only transformers"
-    for name in ("bert", "lstm", "rnn", "gru", "mamba")
+    name: f"models of architecture {name} cannot be trained: this version trains transformers"
+    for name in ("lstm", "rnn", "gru", "mamba")
 }
 _IN_STEPS = "counts optimizer steps, as it was planned; the earlier loop counted micro-batches"
 
@@ -84,7 +84,8 @@ TRAINER = Dialect(
         Carried("model.transformer.dropout", "model.dropout"),
         Carried("model.transformer.attention_dropout", "model.dropout"),
         Carried("model.transformer.activation_function", "model.activation", meaning=words({"gelu_new": "gelu"})),
-        Dropped("model.bert.*", "only architecture bert reads it"),
+        Dropped("model.bert.type_vocab_size", "there is one segment, whose embedding would add the same everywhere"),
+        Dropped("model.bert.pooler_type", "hidden tokens are guessed from their own states, which nothing pools"),
         Dropped("model.rnn.*", "only architectures rnn, lstm and gru read it"),
         Dropped("model.mamba.*", "only architecture mamba reads it"),
         # Training
@@ -108,14 +109,12 @@ TRAINER = Dialect(
         Carried("training.warmup_ratio", "scheduler.warmup_ratio", 0.1),
         Carried("training.gradient_accumulation_steps", "training.gradient_accumulation_steps", 1),
         Carried("training.max_grad_norm", "training.max_grad_norm", None),
-        Carried(
-            "training.objective",
-            "task.task_type",
-            "causal_lm",
-            meaning=words({"causal_lm": "lm"}),
-            refuses={"masked_lm": "a masked language model takes another architecture: start from the preset mlm_tiny"},
+        Carried("training.objective", "task.task_type", "causal_lm", meaning=words({"causal_lm": "lm"})),
+        Lost(
+            "training.mlm_probability",
+            is_one_of(None, 0.15),
+            "only objective masked_lm reads it, which hides 15 % of the tokens today",
         ),
-        Dropped("training.mlm_probability", "only objective masked_lm reads it"),
         Carried(
             "training.use_amp",
             "hardware.precision",

@@ -22,8 +22,8 @@ from pipeline.spec.migrate.table import (
 _NO_CODE = "a spec names no code, and this model is a Python file"
 _IDLE_TRACKER = "read once logging.use_wandb is true; the earlier file had no switch for it"
 _UNTRAINED = {
-    "bert": "models of type bert (masked, encoder-only) cannot be trained: this version trains decoder-only models",
-    "t5": "models of type t5 (encoder-decoder) cannot be trained: this version trains decoder-only models",
+    "bert": "an encoder cannot predict the next token, which this file asks for (the preset mlm_tiny trains one)",
+    "t5": "models of type t5 (encoder-decoder) cannot be trained: this version has no encoder beside its decoder",
     "custom": f"models of type custom cannot be carried over: {_NO_CODE}",
 }
 _OTHER_TASKS = {
