@@ -84,7 +84,7 @@ def test_activations_are_what_autograd_keeps(shape, batch_size):
     assert estimate.activation_bytes(shape, batch_size=batch_size) == kept_by_autograd(shape, batch_size=batch_size)
 
 
-@pytest.mark.slow  # its bound is missed now and then: 15.6 % was seen beside the whole suite
+@pytest.mark.slow  # the train stage, in a process of its own
 def test_the_peak_of_memory_is_that_of_a_real_run(tmp_path):
     spec = author(
         "x",
