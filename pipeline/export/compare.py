@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BATCHES = (1, 2, 7)
 _RELATIVE_EPSILON = 1e-8  # keeps the relative difference of a logit at 0 finite
 _MOST_LOGITS = 16_000_000  # that are asked for at once: 64 MB in float32
-_HELDOUT_TOKENS = 32_768  # that formats are compared on: seconds for each, and a perplexity to three digits
+_HELDOUT_TOKENS = 16_384  # that formats are compared on: a second or two for each
 _HELDOUT_INPUTS = 256  # the same of inputs that have a class
 _ROUNDS, _RUNS, _WARM_UPS = 5, 10, 5  # 50 timed runs, in turns, so that a busy machine slows both sides
 

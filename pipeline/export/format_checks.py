@@ -15,7 +15,6 @@ from pipeline.export.compare import (
     compare_greedy,
     compare_latency,
     differences,
-    heldout_rows,
     random_inputs,
     short_name,
     worst,
@@ -141,16 +140,15 @@ def _agreement(subject: Subject, name: str, prompt: list[int]) -> Outcome:
 
 def perplexity(subject: Subject, name: str) -> Outcome:
     """On held-out text, it is as surprised as the model is."""
-    model, most, heldout = subject.model, subject.settings["max_perplexity_increase"], subject.heldout
-    assert isinstance(model, Transformer)
-    if heldout is None:
+    most = subject.settings["max_perplexity_increase"]
+    if subject.heldout is None:
         advice = "run the checks beside the encoded corpus: foundry health --data artifacts/tokenizer"
         return Outcome("warning", f"there is no {SPLIT} text to compare the rounded weights of {name} on", {}, advice)
-    rows = heldout_rows(heldout, model.max_seq_len)
+    rows, nats = subject.heldout_nats
     targets = rows[:, 1:].size
-    ours, theirs = (runner.nats(rows) / targets for runner in (subject.source_runner(), subject.runner(name)))
+    ours, theirs = nats / targets, subject.runner(name).nats(rows) / targets
     change = math.expm1(min(theirs - ours, 700.0)) if math.isfinite(theirs) else math.nan
-    before, after = (math.exp(min(nats, 700.0)) for nats in (ours, theirs))
+    before, after = (math.exp(min(mean, 700.0)) for mean in (ours, theirs))  # e^710 is beyond float64
     details = {
         "perplexity": _finite(after),
         "pytorch_perplexity": _finite(before),

@@ -53,11 +53,10 @@ def answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
 
 def nats(run: Run, rows: Any) -> float:
     """The sum of -ln p of each token of (B, T + 1) ids, after those before it."""
-    logits = run(rows[:, :-1]).astype(np.float64)  # (B, T, V)
-    largest = logits.max(axis=-1, keepdims=True)
-    normal = np.log(np.exp(logits - largest).sum(axis=-1)) + largest[..., 0]  # (B, T)
-    chosen = np.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]
-    return float((normal - chosen).sum())
+    logits = run(rows[:, :-1])  # (B, T, V)
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(logits, rows[:, 1:, None], axis=-1)[..., 0]  # (B, T)
+    return float((np.log(np.exp(logits).sum(axis=-1)) - chosen).sum(dtype=np.float64))
 
 
 def seconds(run: Run, ids: Any) -> float:

@@ -13,8 +13,9 @@ import torch
 
 from pipeline.data.encoded import EncodedSplit, beside_model, read_encoded, read_metadata
 from pipeline.errors import ExportError
-from pipeline.export.compare import Runner
+from pipeline.export.compare import Runner, heldout_rows
 from pipeline.export.formats import FORMATS
+from pipeline.export.source import Inputs
 from pipeline.files import sha256_file, verify_manifest
 from pipeline.models.transformer import Transformer
 
@@ -112,6 +113,13 @@ class Subject:
             message = f"the held-out split is of another tokenizer than the model in {self.model_folder}"
             raise ExportError(message, where=str(self.data_folder / name), hint="pass the data that the model is of")
         return read_encoded(self.data_folder, SPLIT)
+
+    @cached_property
+    def heldout_nats(self) -> tuple[Inputs, float]:
+        """Rows of held-out text, (B, T + 1) ids, and how surprised the source model is by them: see `Runner.nats`."""
+        assert self.heldout is not None
+        rows = heldout_rows(self.heldout, self.model.max_seq_len)
+        return rows, self.source_runner().nats(rows)
 
     def path(self, name: str) -> Path:
         """What a format wrote."""

@@ -121,7 +121,7 @@ def resign() -> Callable[..., None]:
 
     def write(folder: Path, **settings: Any) -> None:
         old = json.loads((folder / "manifest.json").read_text())
-        sections = {"export": {**old["sections"]["export"], **settings}}
+        sections = {"export": {**old["sections"].get("export", {}), **settings}}
         write_manifest(folder, stage="export", sections=sections, inputs=old["inputs"])
 
     return write

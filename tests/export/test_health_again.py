@@ -10,6 +10,9 @@ from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
+import torch
+from described import model_description
+from safetensors.torch import load_file, save_file
 
 import pipeline
 from pipeline import ExportHealthChecker, create_export_bundle, export_model
@@ -19,7 +22,9 @@ from pipeline.export.checks import Check, custom_check
 from pipeline.export.compare import heldout_rows
 from pipeline.export.health import run_check
 from pipeline.export.subject import BUNDLE, Outcome
-from pipeline.files import verify_manifest
+from pipeline.files import output_folder, verify_manifest, write_artefact, write_manifest
+from pipeline.models.store import save_model
+from pipeline.models.table import build_model
 from pipeline.paths import SPECS
 from pipeline.spec import load_spec
 
@@ -100,11 +105,6 @@ def test_an_export_made_from_python_is_checked_kept_and_bundled(model_folder, da
 
 
 def test_an_unsound_export_is_told_of_and_not_kept(tmp_path, make_model_folder, data_folder, quick):
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    from pipeline.files import write_manifest
-
     model = make_model_folder(tmp_path / "model")
     weights = load_file(model / "model.safetensors")
     weights["norm.weight"] = torch.full_like(weights["norm.weight"], torch.nan)
@@ -175,8 +175,6 @@ def test_data_of_another_tokenizer_fails_what_would_be_measured_on_it(
 
 
 def resign_stage(folder):
-    from pipeline.files import write_manifest
-
     write_manifest(folder, stage="tokenizer", sections={}, inputs={})
 
 
@@ -186,7 +184,7 @@ def test_held_out_rows_are_spread_over_the_split_and_a_short_split_is_one_row():
 
     rows = heldout_rows(Split, 256)
 
-    assert rows.shape == (128, 257)
+    assert rows.shape == (64, 257)
     assert rows[0, 0] == 0
     assert rows[-1, -1] > 999_000
     assert (np.diff(rows[:, 0]) % 256 == 0).all()
@@ -253,3 +251,95 @@ def test_registered_checks_are_run_with_the_others(export_folder, model_folder, 
     report = ExportHealthChecker(model_folder).run_all_checks(export_folder, ["onnx"])
 
     assert [check.check_name for check in report.get_failed_checks()] == ["licence_validation"]
+
+
+# Models that choose a class, and rounded weights
+
+
+CLASSES = ["cat", "dog", "owl"]
+CNN = {"image_size": [1, 8, 8], "num_classes": 3, "channel_mean": [0.5], "channel_std": [0.25], "stage_channels": [8]}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """The folders of a model of pictures and of the pictures it is held against."""
+    torch.manual_seed(0)
+    arguments = {"model_type": "cnn", **CNN}
+    described = {**model_description(arguments), "task_type": "vision_classification"}
+    with output_folder(tmp_path / "data", stage="tokenizer", sections={}, inputs={}) as folder:
+        counts = {"train": 0, "validation": 40, "test": 0}
+        about = {
+            "format_version": 1, "kind": "pictures", "dtype": "uint8", "fit": "crop", "classes": CLASSES,
+            "image_size": CNN["image_size"], "channel_mean": [0.5], "channel_std": [0.25],
+            "splits": {split: {"documents": count} for split, count in counts.items()},
+        }  # fmt: skip
+        write_artefact(folder / "tokenizer.json", "tokenizer", about)
+        chance = np.random.default_rng(0)
+        for split, count in counts.items():
+            chance.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8).tofile(folder / f"{split}.pictures.bin")
+            np.zeros(count, dtype=np.int64).tofile(folder / f"{split}.labels.bin")
+    with output_folder(tmp_path / "model", stage="train", sections={}, inputs={}) as folder:
+        model = build_model(arguments).eval()
+        model.head.weight.data *= 30  # so that the classes differ
+        save_model(folder, model, {key: value for key, value in described.items() if not key.endswith("_id")})
+        shutil.copyfile(tmp_path / "data" / "tokenizer.json", folder / "tokenizer.json")
+        write_artefact(folder / "spec.json", "spec", load_spec(SPECS / "experiment.yaml").to_dict())
+    return tmp_path / "model", tmp_path / "data"
+
+
+def test_an_export_of_pictures_must_choose_the_classes_of_its_model(pictures, tmp_path, quick):
+    model, data = pictures
+
+    report = export_model(model, tmp_path / "export", data=data, formats=["pytorch"])
+
+    found = {check.check_name: check for check in report.checks}
+    assert report.all_passed
+    assert found["pytorch_class_agreement"].details == {"inputs": 40, "equal": 40, "least": 0.9}
+    assert not {"pytorch_perplexity", "pytorch_generation_consistency"} & found.keys()
+
+
+def test_other_classes_than_those_of_the_model_fail(pictures, tmp_path, resign, quick):
+    model, data = pictures
+    export_model(model, tmp_path / "export", data=data, formats=["pytorch"])
+    weights = load_file(tmp_path / "export/pytorch/model.safetensors")
+    weights["head.weight"] = weights["head.weight"].flip(0)  # as a permuted list of classes would
+    save_file(weights, tmp_path / "export/pytorch/model.safetensors")
+    resign(tmp_path / "export/pytorch")
+    resign(tmp_path / "export")
+
+    failed = ExportHealthChecker(model, data=data).run_all_checks(tmp_path / "export").get_failed_checks()
+
+    assert {check.check_name for check in failed} == {"pytorch_numerical_consistency", "pytorch_class_agreement"}
+
+
+def test_rounded_weights_without_held_out_text_are_a_warning(export_folder, model_folder, quick):
+    report = ExportHealthChecker(model_folder).run_all_checks(export_folder, ["bf16"])
+
+    found = {check.check_name: check for check in report.checks if check.status != "passed"}
+    assert report.all_passed
+    assert found.keys() == {"bf16_perplexity"}
+    assert "--data" in found["bf16_perplexity"].advice
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda weight: (weight / 2).round() * 2, "bf16_generation_consistency"),  # a sensitive layer in few steps
+        (lambda weight: weight * 3, "bf16_perplexity"),  # surer of itself than it should be
+    ],
+)
+def test_weights_that_are_rounded_too_far_fail_by_what_they_write(
+    change, expected, export_folder, model_folder, data_folder, tmp_path, resign, quick
+):
+    folder = shutil.copytree(export_folder, tmp_path / "export")
+    weights = load_file(folder / "bf16/model.safetensors")
+    weights["embed_tokens.weight"] = change(weights["embed_tokens.weight"])
+    save_file(weights, folder / "bf16/model.safetensors")
+    resign(folder / "bf16")
+    resign(folder)
+
+    failed = ExportHealthChecker(model_folder, data=data_folder).run_all_checks(folder, ["bf16"]).get_failed_checks()
+
+    assert expected in {check.check_name for check in failed}
+    assert {check.check_name for check in failed} <= {"bf16_perplexity", "bf16_generation_consistency"}
+    assert all("take this format out of export.formats" in check.advice for check in failed)
