@@ -23,7 +23,7 @@ test: $(READY) ## Run the tests
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 test-slow: $(READY) ## Run the tests that take minutes or need extras
-	pip install -q -c constraints.txt -e '.[hub,track]' && pytest -m slow
+	pip install -q -c constraints.txt -e '.[gguf,hub,track]' && pytest -m slow
 
 check: $(READY) ## Check style, types, layers, schemas and the spec
 	ruff check . && ruff format --check . && mypy && pytest -q tests/test_layers.py tests/test_schemas.py && foundry check

@@ -17,6 +17,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,11 +39,12 @@ _TOO_LARGE = re.compile(r"set it to a value <= (\d+)")
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 
 
-class _Piece(NamedTuple):
-    """An entry of the vocabulary: how SentencePiece writes it, and which kind it is."""
+class Piece(NamedTuple):
+    """An entry of the vocabulary: how SentencePiece writes it, which kind it is, and how likely or early it is."""
 
     text: str
     kind: int
+    score: float
 
     def content(self) -> bytes:
         """The UTF-8 bytes that it stands for."""
@@ -71,7 +73,7 @@ class Tokenizer:
             raise TokenizerError("the tokenizer is empty", where=where, hint=hint)
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-            pieces = list(_read_pieces(model))
+            pieces = list(read_pieces(model))
             self._bytes = [piece.content() for piece in pieces]
         except (RuntimeError, ValueError, LookupError) as error:
             raise TokenizerError("this is not a SentencePiece model", where=where, hint=hint) from error
@@ -282,22 +284,24 @@ def train_tokenizer(
     return trained
 
 
-def _read_pieces(model: bytes) -> Iterator[_Piece]:
+def read_pieces(model: bytes) -> Iterator[Piece]:
     """The vocabulary of a SentencePiece model, in the order of its ids.
 
     SentencePiece's own reader, `sentencepiece_model_pb2`, only loads beside one version of protobuf or later, and
     its processor does not say which pieces are user-defined. The file is a `ModelProto` whose field 1 repeats
-    the pieces, each with its text in field 1 and its kind in field 3.
+    the pieces, each with its text in field 1, its score in field 2 and its kind in field 3.
     """
     for number, piece in _fields(model):
         if number == 1 and isinstance(piece, bytes):
-            text, kind = "", _NORMAL
+            text, kind, score = "", _NORMAL, 0.0
             for inner, value in _fields(piece):
                 if inner == 1 and isinstance(value, bytes):
                     text = value.decode()
+                elif inner == 2 and isinstance(value, bytes):
+                    (score,) = struct.unpack("<f", value)
                 elif inner == 3 and isinstance(value, int):
                     kind = value
-            yield _Piece(text, kind)
+            yield Piece(text, kind, score)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -5,16 +5,20 @@ Importing this file imports neither torch nor onnxruntime: a process that runs a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.encoded import read_metadata
 from pipeline.errors import ExportError
-from pipeline.export import onnx_files, torch_files
+from pipeline.export import gguf_file, hf_folder, int8_file, onnx_files, torch_files
 from pipeline.export.source import Quantization, Run, Source, copy_beside
-from pipeline.spec.carried import Shape, refusal
+from pipeline.spec.carried import WRITES_TEXT, Shape, refusal
+
+RUNNER = "runner.py"  # generates with the cache, without PyTorch and without this toolkit
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Format:
         inspect: path → details for the report; raises FoundryError where it is not what the format says.
         open: (path, threads) → the export, ready to run.
         rounded: whether its weights are rounded, so that a logit may differ by more than arithmetic does.
+        needs: the package beside ours that opens it, and the extra that brings it; None where ours suffice.
     """
 
     file: str
@@ -34,6 +39,7 @@ class Format:
     inspect: Callable[[Path], dict[str, Any]]
     open: Callable[[Path, int], Run]
     rounded: bool = False
+    needs: tuple[str, str] | None = None
 
     def size(self, folder: Path) -> int:
         """Bytes of everything this format wrote into `folder`."""
@@ -46,6 +52,9 @@ FORMATS: Mapping[str, Format] = {
     "onnx": Format("model.onnx", onnx_files.write_onnx, onnx_files.inspect_onnx, onnx_files.open_onnx),
     "onnx_cache": Format(
         "model.cache.onnx", onnx_files.write_cached, onnx_files.inspect_cached, onnx_files.open_cached
+    ),
+    "int8": Format(
+        "model.int8.onnx", int8_file.write_int8, int8_file.inspect_int8, int8_file.open_int8, rounded=True
     ),
     "torchscript": Format(
         "model.torchscript.pt",
@@ -65,13 +74,32 @@ FORMATS: Mapping[str, Format] = {
     "bf16": Format(
         "bf16", torch_files.write_bf16, torch_files.inspect_pytorch, torch_files.open_pytorch, rounded=True
     ),
+    "hf": Format(
+        "hf", hf_folder.write_hf, hf_folder.inspect_hf, hf_folder.open_hf, needs=("transformers", "hub")
+    ),
+    "gguf": Format(
+        "model.gguf", gguf_file.write_gguf, gguf_file.inspect_gguf, gguf_file.open_gguf, needs=("gguf", "gguf")
+    ),
 }  # fmt: skip
+
+
+def require_packages(formats: Iterable[str]) -> None:
+    """Insist on the packages that formats are written and checked with.
+
+    Raises:
+        ExportError: one is not installed.
+    """
+    for name in formats:
+        needs = FORMATS[name].needs
+        if needs is not None and importlib.util.find_spec(needs[0]) is None:
+            hint = f"pip install 'model-foundry[{needs[1]}]', or take {name} out of export.formats"
+            raise ExportError(f"format {name} needs {needs[0]}, which is not installed", hint=hint)
 
 
 def write_formats(
     model_folder: Path, folder: Path, *, formats: list[str], opset: int, quantization: Quantization | None = None
 ) -> None:
-    """Export a model to each format, with its tokenizer and its spec beside them.
+    """Export a model to each format, with its tokenizer, its spec and what runs it beside them.
 
     Args:
         model_folder: of the train stage.
@@ -82,16 +110,19 @@ def write_formats(
 
     Raises:
         ArtifactError: the model folder is damaged.
-        ExportError: a format cannot carry the model, or cannot be written; names it.
+        ExportError: a format cannot carry the model, or needs a package that is not installed; names it.
     """
     from pipeline.models.store import load_model  # noqa: PLC0415 - imports torch
 
+    require_packages(formats)
     model, description = load_model(model_folder)
     _refuse_what_is_not_carried(formats, description, model_folder)
     source = Source(model, model_folder, opset, quantization)
     copy_beside(model_folder, folder)
     for name in formats:
         FORMATS[name].write(source, folder / FORMATS[name].file)
+    if {"onnx_cache", "int8"} & {*formats} and description["task_type"] in WRITES_TEXT:
+        shutil.copyfile(Path(__file__).with_name(RUNNER), folder / RUNNER)
 
 
 def _refuse_what_is_not_carried(formats: list[str], description: Mapping[str, Any], model_folder: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.export.source import FREE, Inputs, Logits, Run, Source
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.onnx import ONNXProgram
 
     from pipeline.export.runner import Graph
 
@@ -36,7 +37,8 @@ def write_onnx(source: Source, path: Path) -> None:
 
     taken = source.model.input_name
     free = (dict(enumerate(FREE[taken])),)
-    _write(source, graph_of(source.model), path, inputs=[taken], outputs=["logits"], free=free)
+    program = _translated(source, graph_of(source.model), inputs=[taken], outputs=["logits"], free=free)
+    _save(source, program, path)
 
 
 def write_cached(source: Source, path: Path) -> None:
@@ -46,31 +48,30 @@ def write_cached(source: Source, path: Path) -> None:
     (batch, K, past, E) float32, where past may be 0; outputs are `logits` (batch, length, V) of the new tokens and for
     each layer `present.N.key` and `.value` (batch, K, past + length, E). The names are those that Optimum uses.
     """
+    _save(source, source.generating, path)
+
+
+def generating_program(source: Source) -> ONNXProgram:
+    """What `write_cached` writes; `source.generating` keeps it."""
     from pipeline.export.traced import cached_graph_of
     from pipeline.models.transformer import Transformer
 
     model = source.model
     assert isinstance(model, Transformer)
     layers = [f"{layer}.{kind}" for layer in range(len(model.layers)) for kind in ("key", "value")]
-    _write(
+    return _translated(
         source,
         cached_graph_of(model),
-        path,
         inputs=["ids", *(f"past_key_values.{name}" for name in layers)],
         outputs=["logits", *(f"present.{name}" for name in layers)],
         free=({0: "batch", 1: "length"}, tuple({0: "batch", 2: "past"} for _ in layers)),
     )
 
 
-def _write(
-    source: Source,
-    program: ExportedProgram,
-    path: Path,
-    *,
-    inputs: list[str],
-    outputs: list[str],
-    free: tuple[Any, ...],
-) -> None:
+def _translated(
+    source: Source, program: ExportedProgram, *, inputs: list[str], outputs: list[str], free: tuple[Any, ...]
+) -> ONNXProgram:
+    """A traced model in the operators of ONNX; `free` gives the free dimensions of each input their names."""
     import torch
 
     with _quiet_onnx_export():
@@ -80,7 +81,7 @@ def _write(
             opset_version=source.opset,
             input_names=inputs,
             output_names=outputs,
-            dynamic_shapes=free,  # gives the free dimensions their names
+            dynamic_shapes=free,
             verbose=False,
         )
     assert found is not None  # only the exporter without dynamo returns None
@@ -88,8 +89,12 @@ def _write(
         node.metadata_props.clear()  # stack traces: they name folders of this machine
     if source.model.input_name == "ids":
         found.model.metadata_props["max_seq_len"] = str(source.model.max_seq_len)
+    return found
+
+
+def _save(source: Source, program: ONNXProgram, path: Path) -> None:
     size = sum(parameter.nbytes for parameter in source.model.parameters())
-    found.save(path, external_data=size > _ONE_FILE_LIMIT)
+    program.save(path, external_data=size > _ONE_FILE_LIMIT)
 
 
 @contextmanager

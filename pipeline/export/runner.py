@@ -74,9 +74,12 @@ class Graph:
         Returns:
             (B, T, V) logits of the token that follows each, and the keys and values of all tokens.
         """
-        names = (taken.name for taken in self._past)
-        logits, *present = self._session.run(self._outputs, {"ids": ids, **dict(zip(names, past, strict=True))})
+        logits, *present = self._session.run(self._outputs, self.inputs(ids, past))
         return logits, present
+
+    def inputs(self, ids: Ids, past: Sequence[Floats]) -> dict[str, Ids | Floats]:
+        """The arguments of `step` by the names that the graph has for them."""
+        return {"ids": ids, **{taken.name: value for taken, value in zip(self._past, past, strict=True)}}
 
 
 class Text:

@@ -64,7 +64,57 @@ def _with_cache(shape: Shape) -> Refusal | None:
     return None
 
 
-CARRIES: Mapping[str, Callable[[Shape], Refusal | None]] = {"onnx_cache": _with_cache}
+def _in_transformers(shape: Shape) -> Refusal | None:
+    """Llama, Qwen3 (normalized queries and keys), Arcee (no gate) and GPT-2, as transformers has them."""
+    gate = shape.activation in ("auto", "swiglu")
+    grouped = shape.num_kv_heads not in (None, shape.num_heads)
+    return _first(
+        (shape.task_type not in WRITES_TEXT, f"its classes write text, task_type {shape.task_type} does not", _TAKE),
+        (shape.separate_documents, "its classes do not keep documents apart", _APART),
+        (shape.tokenizer_type == "word", "its tokenizers cannot cut words as tokenizer_type word does", _TYPE),
+        (
+            shape.model_type == "llama" and shape.qk_norm and not gate,
+            f"it has no class with model.qk_norm and activation {shape.activation}",
+            "set model.activation to swiglu, or model.qk_norm to false",
+        ),
+        (
+            shape.model_type == "gpt" and (shape.qk_norm or grouped or shape.activation == "swiglu"),
+            "GPT-2 has neither grouped nor normalized keys, nor a gate",
+            "set model.model_type to llama, or model.qk_norm, num_kv_heads and activation to their defaults",
+        ),
+    )
+
+
+def _in_llama_cpp(shape: Shape) -> Refusal | None:
+    """Llama and Qwen3, as llama.cpp has them."""
+    gate = shape.activation in ("auto", "swiglu")
+    return _first(
+        (shape.task_type not in WRITES_TEXT, f"it is for text, task_type {shape.task_type} writes none", _TAKE),
+        (shape.separate_documents, "llama.cpp does not keep documents apart", _APART),
+        (shape.tokenizer_type not in ("unigram", "bpe"), f"it has no tokenizer {shape.tokenizer_type}", _TYPE),
+        (
+            shape.model_type != "llama" or not gate,
+            "it is written in the shapes of Llama and Qwen3, which have a gate",
+            "set model.model_type to llama and model.activation to swiglu",
+        ),
+    )
+
+
+_TAKE = "take onnx"
+_APART = "set model.separate_documents to false"
+_TYPE = "set tokenizer.tokenizer_type to unigram or bpe"
+
+
+def _first(*rows: tuple[bool, str, str]) -> Refusal | None:
+    """The first of (whether it holds, what it means, what to do) that holds."""
+    return next(((reason, hint) for holds, reason, hint in rows if holds), None)
+
+
+CARRIES: Mapping[str, Callable[[Shape], Refusal | None]] = {
+    "onnx_cache": _with_cache,
+    "hf": _in_transformers,
+    "gguf": _in_llama_cpp,
+}
 
 
 def refusal(name: str, shape: Shape) -> Refusal | None:
@@ -85,3 +135,17 @@ def formats_carry_the_model(formats: list[str], *shape: Any) -> Refusal | None:
     message = "; ".join(f"{name} cannot carry this model: {reason}" for name, (reason, _) in refused.items())
     hints = "; ".join(dict.fromkeys(hint for _, hint in refused.values()))
     return message, f"{hints}, or take {' and '.join(refused)} out of export.formats"
+
+
+def int8_is_told_how(quantization: str | None, formats: list[str], task_type: str) -> Refusal | None:
+    """The rule of a spec: `int8` needs a way to find the range of activations, and one that the model has."""
+    if "int8" not in formats:
+        return None
+    if quantization is None:
+        return "format int8 needs export.quantization", "set it to dynamic, or take int8 out of export.formats"
+    if quantization == "static" and task_type not in WRITES_TEXT:
+        return (
+            f"static ranges are measured on text that the model writes, and task_type {task_type} writes none",
+            "set export.quantization to dynamic",
+        )
+    return None

@@ -62,6 +62,7 @@ CODES = {
     "E0434": "no token to hide others behind",
     "E0441": "a bundle that cannot serve its model",
     "E0442": "a format that cannot carry the model",
+    "E0443": "8-bit weights without a way to make them",
     "E0601": "a configuration of an earlier system",
     "E0602": "a configuration of one of several earlier systems",
     "E0603": "neither a document of today nor one of an earlier system",

@@ -379,6 +379,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "model: {separate_documents: true}\nexport: {formats: [onnx_cache]}\n",
         "model: {separate_documents: true}\nexport: {formats: [onnx]}\n",
     ),
+    "E0443": Explanation(
+        "8-bit arithmetic needs the range of every activation. `dynamic` measures it while the model runs; `static` "
+        "measures it beforehand, on texts that the model writes itself.",
+        "export: {formats: [onnx, int8]}\n",
+        "export: {formats: [onnx, int8], quantization: dynamic}\n",
+    ),
     # Rules of other documents
     "E0501": Explanation(
         "A model that predicts the next token must not see it, so it is a decoder; encoders see the whole text.",
@@ -606,8 +612,9 @@ EXPLANATIONS: dict[str, Explanation] = {
     "W0103": Explanation(
         "The document is right and can be kept, but this version does not do what it asks for. A stage refuses it "
         "before anything runs; nothing is left out in silence.",
-        "export: {quantization: dynamic}\n",
-        "export: {quantization: null}\n",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_multilabel}\nmodel: {model_type: cnn}\n",
+        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\nmodel: {model_type: cnn}\n",
+        head="schema_version: 1\nname: example\n",
     ),
     "W0104": Explanation(
         "`ddp`, `fsdp` and `dp` spread training over devices. With one device it runs in one process, as with `auto`.",

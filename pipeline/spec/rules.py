@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pipeline.paths import OUTPUT_OF
 from pipeline.spec import holes
-from pipeline.spec.carried import SHAPE_READS, formats_carry_the_model
+from pipeline.spec.carried import SHAPE_READS, formats_carry_the_model, int8_is_told_how
 from pipeline.spec.kind_rules import INNER_RULES_OF_KINDS, RULES_OF_KINDS, UNREAD_OF_KINDS
 from pipeline.spec.oddities import ODD_EXPERIMENT
 from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
@@ -359,6 +359,7 @@ _EXPERIMENT = (
     Rule("E0434", ("task.task_type", "tokenizer.special_tokens"), masks_have_a_token),
     Rule("E0441", ("export.export_bundle", "export.formats", "task.task_type"), bundle_can_serve),
     Rule("E0442", ("export.formats", *SHAPE_READS), formats_carry_the_model),
+    Rule("E0443", ("export.quantization", "export.formats", "task.task_type"), int8_is_told_how),
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
@@ -526,9 +527,10 @@ _EXPERIMENT_UNREAD = (
     Unread(
         "export.opset",
         "export.formats",
-        lambda formats: not {"onnx", "onnx_cache"} & {*formats},
+        lambda formats: not {"onnx", "onnx_cache", "int8"} & {*formats},
         "formats has nothing in ONNX",
     ),
+    Unread("export.quantization", "export.formats", lambda formats: "int8" not in formats, "formats has no int8"),
 )
 
 
@@ -538,9 +540,6 @@ _EXPERIMENT_UNSUPPORTED = (
         lambda kind: kind not in ("lm", "masked_lm", "seq2seq", "text_classification", "vision_classification"),
         "it trains lm, masked_lm, seq2seq, text_classification and vision_classification",
         "set it to one of them",
-    ),
-    Unsupported(
-        "export.quantization", lambda kind: kind is not None, "every format is written in float32", "set it to null"
     ),
 )
 

@@ -241,7 +241,9 @@ class ValidationSettings(TypedDict, total=False):
 class ExportSettings(TypedDict, total=False):
     """Which formats are written and how far they may differ from the model."""
 
-    formats: list[Literal["onnx", "onnx_cache", "torchscript", "torch_export", "pytorch", "fp16", "bf16"]]
+    formats: list[
+        Literal["onnx", "onnx_cache", "int8", "torchscript", "torch_export", "pytorch", "fp16", "bf16", "hf", "gguf"]
+    ]
     quantization: Literal["dynamic", "static"] | None
     opset: int
     max_abs_diff: float
@@ -381,7 +383,9 @@ class FlatSettings(TypedDict, total=False):
     temperature: float
     generation_seed: int
     budgets: BudgetsSettings
-    formats: list[Literal["onnx", "onnx_cache", "torchscript", "torch_export", "pytorch", "fp16", "bf16"]]
+    formats: list[
+        Literal["onnx", "onnx_cache", "int8", "torchscript", "torch_export", "pytorch", "fp16", "bf16", "hf", "gguf"]
+    ]
     quantization: Literal["dynamic", "static"] | None
     opset: int
     max_abs_diff: float

@@ -58,11 +58,11 @@ def test_an_onnx_file_has_the_logits_of_its_gpt_on_every_shape(make_model, tmp_p
     _assert_same(model, tmp_path / "model.onnx", "onnx")
 
 
-@pytest.mark.parametrize("name", ["onnx_cache", "torch_export", "fp16", "bf16"])
+@pytest.mark.parametrize("name", ["onnx_cache", "int8", "torch_export", "fp16", "bf16"])
 def test_an_export_has_the_logits_of_its_model_on_every_shape(name, export_folder, model_folder):
     model, _ = load_model(model_folder)
     run = FORMATS[name].open(export_folder / FORMATS[name].file, 1)
-    largest = {"fp16": 2e-2, "bf16": 2e-1}.get(name, 1e-5)  # of logits around 10, with weights of 11 and 8 bits
+    largest = {"int8": 1.0, "fp16": 2e-2, "bf16": 2e-1}.get(name, 1e-5)  # of logits around 10
 
     for batch, length in comparison_shapes(model.max_seq_len):
         ids = random_inputs(model, batch, length)
@@ -118,6 +118,33 @@ def test_weights_in_16_bits_take_half_the_room(export_folder):
 
     assert sizes["fp16"] < 0.6 * sizes["pytorch"]
     assert sizes["bf16"] < 0.6 * sizes["pytorch"]
+
+
+@pytest.mark.parametrize("quantization", ["dynamic", "static"])
+def test_8_bits_take_less_room_and_keep_the_likeliest_token_mostly(quantization, make_model, model_folder, tmp_path):
+    model = make_model(vocab_size=1024, num_layers=1)
+    path = tmp_path / "model.int8.onnx"
+
+    FORMATS["int8"].write(Source(model, model_folder, 18, quantization), path)
+
+    assert FORMATS["int8"].inspect(path)["quantized_weights"] >= 8
+    assert path.stat().st_size < 0.6 * sum(parameter.nbytes for parameter in model.parameters())
+    ids = random_inputs(model, 7, 24)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(ids)).argmax(-1).numpy()
+    assert (FORMATS["int8"].open(path, 1)(ids).argmax(-1) == expected).mean() > 0.8
+
+
+def test_8_bits_without_a_way_to_make_them_are_refused(make_model, model_folder, tmp_path):
+    with pytest.raises(ExportError, match="how to quantize") as caught:
+        FORMATS["int8"].write(Source(make_model(), model_folder, 18), tmp_path / "model.int8.onnx")
+
+    assert "export.quantization" in caught.value.hint
+
+
+def test_a_graph_in_32_bits_is_no_8_bit_format(export_folder):
+    with pytest.raises(ExportError, match="no weight in it has 8 bits"):
+        FORMATS["int8"].inspect(export_folder / "model.cache.onnx")
 
 
 def test_every_format_of_the_spec_has_a_row_and_every_row_is_in_the_spec():
@@ -204,7 +231,7 @@ def test_the_filters_of_an_export_are_gone_after_it(make_model, tmp_path, capsys
     assert warnings.filters == before
 
 
-@pytest.mark.parametrize("name", ["onnx", "onnx_cache", "torchscript", "torch_export"])
+@pytest.mark.parametrize("name", ["onnx", "onnx_cache", "int8", "torchscript", "torch_export"])
 @pytest.mark.parametrize("damage", ["empty", "half", "text"])
 def test_a_file_that_is_not_of_its_format_is_refused_with_its_path(name, damage, export_folder, tmp_path):
     whole = (export_folder / FORMATS[name].file).read_bytes()

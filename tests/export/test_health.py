@@ -69,7 +69,7 @@ def copied(export_folder, tmp_path):
 @pytest.mark.slow
 def test_every_format_is_healthy(export_folder, model_folder, data_folder, resign, tmp_path):
     folder = shutil.copytree(export_folder, tmp_path / "export")
-    resign(folder, formats=list(FORMATS))
+    resign(folder, formats=[name for name, row in FORMATS.items() if row.needs is None])
 
     report = ExportHealthChecker(model_folder, data=data_folder).run_all_checks(folder)
 
