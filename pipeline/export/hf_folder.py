@@ -138,10 +138,10 @@ def _gpt2_state(state: Mapping[str, Tensor], num_layers: int) -> dict[str, Tenso
             found |= {
                 f"{theirs}.ln_1.{part}": state[f"{ours}.input_layernorm.{part}"],
                 f"{theirs}.ln_2.{part}": state[f"{ours}.post_attention_layernorm.{part}"],
-                f"{theirs}.attn.c_attn.{part}": joined.T,
-                f"{theirs}.attn.c_proj.{part}": state[f"{ours}.self_attn.o_proj.{part}"].T,
-                f"{theirs}.mlp.c_fc.{part}": state[f"{ours}.mlp.up_proj.{part}"].T,
-                f"{theirs}.mlp.c_proj.{part}": state[f"{ours}.mlp.down_proj.{part}"].T,
+                f"{theirs}.attn.c_attn.{part}": joined.t(),
+                f"{theirs}.attn.c_proj.{part}": state[f"{ours}.self_attn.o_proj.{part}"].t(),
+                f"{theirs}.mlp.c_fc.{part}": state[f"{ours}.mlp.up_proj.{part}"].t(),
+                f"{theirs}.mlp.c_proj.{part}": state[f"{ours}.mlp.down_proj.{part}"].t(),
             }
     return found
 
