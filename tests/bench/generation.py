@@ -108,11 +108,15 @@ def table(found: dict[str, Measured], *, threads: int, rounds: int) -> str:
     rows = {way: one.row() for way, one in found.items()}
     slowest = rows["ONNX without cache"]["total"]
     lines = [
-        f"{TOKENS} greedy tokens on {platform.machine()}, {rounds} rounds, medians; the runner on one thread, the "
-        f"others on {threads}.",
+        (
+            f"{TOKENS} greedy tokens on {platform.machine()}, {rounds} rounds, medians; the runner on one thread, the "
+            f"others on {threads}."
+        ),
         "",
-        "| | 100 tokens, ms | p50 per token, ms | p95, ms | tokens/s | times as fast as ONNX without cache "
-        "| cold start to first token, s | RSS, MB | peak, MB |",
+        (
+            "| | 100 tokens, ms | p50 per token, ms | p95, ms | tokens/s | times as fast as ONNX without cache "
+            "| cold start to first token, s | RSS, MB | peak, MB |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for way, row in rows.items():

@@ -1,8 +1,8 @@
 """One way to generate, in a process of its own: loads it, writes a token, then 100 more each time it is asked.
 
 `python generation_child.py WAY FOLDER THREADS` imports what the way needs and no more. Each line on standard input asks
-for a round, each line on standard output is JSON: `{}` when the first token is there, then the seconds of each token and
-the memory so far.
+for a round, each line on standard output is JSON: `{}` when the first token is there, then the seconds of each token
+and the memory so far.
 """
 
 from __future__ import annotations
