@@ -131,12 +131,18 @@ def _unknown_keys(document: Document, miss: _Miss) -> Iterator[Problem]:
         elif found.exact:
             hint = f"move it under `{home[-1]}:`" if home else "move it to the top level, without indentation"
         else:
-            hint = f"did you mean `{meant}`?"
+            hint = f"did you mean `{meant}`?{_look_alike(name)}"
         if found.exact:
             message = f"`{name}` belongs in {_named(home)}, not in {here}"
             yield document.problem("E0202", message, place, path=path, hint=hint)
         else:
             yield document.problem("E0201", message, place, path=path, hint=hint)
+
+
+def _look_alike(name: str) -> str:
+    """The first letter of a key that only looks like one of ours."""
+    odd = next((letter for letter in name if not letter.isascii()), None)
+    return f" It has the letter U+{ord(odd):04X} in it" if odd else ""
 
 
 def _needless(document: Document, name: str) -> str:

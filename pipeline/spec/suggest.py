@@ -91,7 +91,7 @@ def _guesses(
     direct = 3 if section[:1] == ("values",) else 2  # a preset has its sections under `values`
     homely = [found for found in same if len(found.keys) <= direct]
     yield from (found for found in homely if found.keys not in given)
-    yield from (found for found in foreign if found.keys[:-1] == section)
+    yield from (found for found in foreign if found.keys[:-1] == section and found.keys[-1] in here)
     yield from homely
     if len(foreign) <= _MOST_MEANINGS:
         yield from foreign

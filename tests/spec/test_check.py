@@ -45,6 +45,8 @@ pytestmark = pytest.mark.unit
         ("hardware: {devices: 'cuda:0'}", '`hardware.devices` does not have the right form: "cuda:0"', ""),
         ("training: {output_dir: out}", "`output_dir` is not a key of `training`",
          "leave it out: artifacts/ holds what is made, reports/ its figures, .work/ the checkpoints"),
+        ("m\u043edel: {}", "`m\u043edel` is not a key of the top level",
+         "did you mean `model`? It has the letter U+043E in it"),
         ("optimizer: {name: adamw}", "`name` is not a key of `optimizer`", "did you mean `optimizer_name`?"),
         ("epochs: 1", "`epochs` belongs in `training`, not in the top level", "move it under `training:`"),
         ("model: {notes: x}", "`notes` belongs in the top level, not in `model`",

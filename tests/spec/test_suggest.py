@@ -96,6 +96,8 @@ def test_of_equally_near_keys_the_one_that_is_not_there_yet_is_meant():
 def test_only_keys_of_the_chosen_kind_are_suggested():
     assert suggest_key("path", ("dataset", "source"), {"kind": "files"}).keys[-1] == "paths"
     assert suggest_key("urls", ("dataset", "source"), {"kind": "url"}).keys[-1] == "url"
+    assert suggest_key("name", ("dataset", "source"), {"kind": "hub"}, given={("name",)}).keys[-1] == "repository"
+    assert suggest_key("name", ("dataset", "source"), {"kind": "files"}, given={("name",)}).keys == ("name",)
 
 
 @pytest.mark.parametrize(
