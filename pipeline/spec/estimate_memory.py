@@ -145,7 +145,7 @@ class Growth:
 
 # Fitted to the peak of real runs of the train stage on two cores (Linux, glibc, torch 2.13, float32). Not compiled: 21
 # shapes of 340 to 1,758 MB in runs of four steps, then moved to 11 runs of 12 to 120 steps, which take a little more
-# and are each met within 7 %; the same run twice differs by up to 5 %. Compiled: 10 shapes of 462 to 1,317 MB, each
+# and are each met within 6 %; the same run twice differs by up to 5 %. Compiled: 10 shapes of 462 to 1,317 MB, each
 # within 7 %. What goes beyond the bytes that are counted are gaps: the process keeps freed memory, and its pieces do
 # not fit the next request.
 _EAGER = Growth(350, 5.2, 0.9, 4.4, 8.2, 2.8, 3.5, 1.0, 0.25)

@@ -88,7 +88,7 @@ def downloads(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("preset", names(PRESETS))
 def test_a_preset_runs_through_every_stage(preset, tmp_path, downloads):
     if preset in NEEDS and importlib.util.find_spec(NEEDS[preset]) is None:
