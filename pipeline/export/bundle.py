@@ -27,7 +27,7 @@ from pipeline import __version__, errors
 from pipeline.data import picture_files, tokenizer
 from pipeline.data.encoded import read_metadata
 from pipeline.errors import ExportError
-from pipeline.export import inference
+from pipeline.export import inference, runner
 from pipeline.export.formats import FORMATS
 from pipeline.export.model_card import model_card
 from pipeline.export.report import markdown
@@ -50,7 +50,7 @@ from pipeline.spec import parse_spec
 
 BUNDLE_FORMAT = 1
 # Formats that inference.py opens, the quickest first → the package that does it.
-RUNNABLE: Mapping[str, str] = {"onnx": "onnxruntime", "torchscript": "torch"}
+RUNNABLE: Mapping[str, str] = {"onnx_cache": "onnxruntime", "onnx": "onnxruntime", "torchscript": "torch"}
 TORCHSERVE = {  # the defaults of TorchServe's own documents for a model of this size on a CPU
     "minWorkers": 1,
     "maxWorkers": 4,
@@ -61,6 +61,7 @@ TORCHSERVE = {  # the defaults of TorchServe's own documents for a model of this
 # inference.py and what it imports → the names that they have in a bundle.
 _MODULES: Mapping[ModuleType, str] = {
     inference: "inference",
+    runner: "serving.runner",
     errors: "serving.errors",
     tokenizer: "serving.tokenizer",
     picture_files: "serving.picture_files",

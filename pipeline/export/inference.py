@@ -26,12 +26,15 @@ from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import FoundryError
+
+if TYPE_CHECKING:
+    from pipeline.export.runner import Graph
 
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]  # (B, T) ids or (B, C, H, W) pixels → logits
 
@@ -95,7 +98,8 @@ class Model:
         verify(folder)
         self.about: Mapping[str, Any] = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         artifacts = folder / "artifacts"
-        self._run = _OPEN[self.about["runs"]["format"]](artifacts / self.about["runs"]["file"])
+        opened = artifacts / self.about["runs"]["file"]
+        self._open = _OPEN[self.about["runs"]["format"]](opened)
         if not self.takes_pictures:
             from pipeline.data.tokenizer import Tokenizer
 
@@ -120,7 +124,7 @@ class Model:
             FoundryError: the input is not a text or a picture that can be read.
         """
         if "classes" in self.about:
-            logits = self._run(self._pixels(given) if isinstance(given, bytes) else self._row(given))[0]
+            logits = self._open()(self._pixels(given) if isinstance(given, bytes) else self._row(given))[0]
             shares = dict(zip(self.about["classes"], softmax(logits).tolist(), strict=True))
             return {"class": max(shares, key=lambda name: shares[name]), "probabilities": shares}
         assert isinstance(given, str)
@@ -146,10 +150,11 @@ class Model:
         longest: int = self.about["max_seq_len"]
         chance = np.random.default_rng(settings.seed)
         seen = prompt[-longest:]
+        run = self._open()
         for _ in range(settings.max_new_tokens):
             if len(seen) > longest:
-                seen = seen[-(longest // 2) :]
-            token = choose(self._run(np.array([seen], dtype=np.int64))[0, -1], settings, chance)
+                seen, run = seen[-(longest // 2) :], self._open()
+            token = choose(run(np.array([seen], dtype=np.int64))[0, -1], settings, chance)
             if token == self.about["eos_id"]:
                 return
             yield token
@@ -188,7 +193,7 @@ def verify(folder: Path) -> None:
             raise FoundryError("the file is missing, or is not the one that was written", where=str(path))
 
 
-def _open_onnx(path: Path) -> Run:
+def _open_onnx(path: Path) -> Callable[[], Run]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -198,10 +203,34 @@ def _open_onnx(path: Path) -> Run:
         logits: NDArray[np.float32] = session.run(["logits"], {taken.name: inputs})[0]
         return logits
 
-    return run
+    return lambda: run
 
 
-def _open_torchscript(path: Path) -> Run:
+def _open_cached(path: Path) -> Callable[[], Run]:
+    from pipeline.export.runner import Graph
+
+    graph = Graph(path)
+    return lambda: Continued(graph)
+
+
+class Continued:
+    """Reads a text that grows: of what it has seen it keeps keys and values, and computes what is new.
+
+    Args:
+        graph: takes and gives back keys and values.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self._past, self._held = graph, graph.nothing(), 0
+
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """(1, T) ids that begin with those of the last call → (1, T', V) logits of those that are new."""
+        logits, self._past = self._graph.step(inputs[:, self._held :], self._past)
+        self._held = inputs.shape[1]
+        return logits
+
+
+def _open_torchscript(path: Path) -> Callable[[], Run]:
     import torch
 
     module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
@@ -211,10 +240,15 @@ def _open_torchscript(path: Path) -> Run:
             logits: NDArray[np.float32] = module(torch.from_numpy(inputs)).numpy()
         return logits
 
-    return run
+    return lambda: run
 
 
-_OPEN: Mapping[str, Callable[[Path], Run]] = {"onnx": _open_onnx, "torchscript": _open_torchscript}
+# Format → opens its file; each call of what comes back begins another input.
+_OPEN: Mapping[str, Callable[[Path], Callable[[], Run]]] = {
+    "onnx_cache": _open_cached,
+    "onnx": _open_onnx,
+    "torchscript": _open_torchscript,
+}
 
 
 # Over HTTP

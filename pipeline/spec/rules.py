@@ -288,7 +288,7 @@ def start_is_not_what_follows(resume_from_checkpoint: str | None) -> Finding:
     )
 
 
-_SERVED = ("onnx", "torchscript")  # what the script of a bundle opens
+_SERVED = ("onnx", "onnx_cache", "torchscript")  # what the script of a bundle opens
 
 
 def bundle_can_serve(export_bundle: bool, formats: Collection[str], task_type: str) -> Finding:
@@ -298,7 +298,7 @@ def bundle_can_serve(export_bundle: bool, formats: Collection[str], task_type: s
     if not export_bundle or set(_SERVED) & set(formats):
         return None
     return (
-        f"a bundle serves {' or '.join(_SERVED)}, and formats has neither",
+        f"a bundle serves one of {', '.join(_SERVED)}, and formats has none of them",
         f"add {_SERVED[0]} to export.formats, or set export_bundle to false",
     )
 

@@ -141,8 +141,8 @@ def test_a_bundle_answers_over_http_says_that_it_is_well_and_ends_on_sigterm(bun
             assert "error" in json.loads(caught.value.read())
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=20)
-    assert code == 0
+        process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def _post(port, content):
