@@ -8,11 +8,15 @@ import shutil
 import onnx
 import pytest
 from onnx import numpy_helper
+from safetensors.torch import load_file, save_file
 
 from pipeline.data.tokenizer import train_tokenizer
+from pipeline.errors import ExportError
 from pipeline.export import checks
 from pipeline.export.formats import FORMATS, Source
 from pipeline.export.health import ExportHealthChecker
+from pipeline.export.making import export_model
+from pipeline.files import write_manifest
 from pipeline.models.store import load_model
 
 pytestmark = pytest.mark.integration
@@ -138,3 +142,34 @@ def test_an_export_of_an_earlier_model_is_seen(exported, tmp_path, make_model_fo
 
     assert {"export_integrity", "onnx_numerical_consistency"} <= found.keys()
     assert "another model" in found["export_integrity"]
+
+
+@pytest.fixture
+def sensitive(tmp_path, make_model_folder):
+    """A model with feed-forward layers that 8 bits cannot hold: one weight of each row is far larger than the others.
+
+    It computes what the model computes from which it is made: the norm before gives that feature as much less.
+    """
+    folder = make_model_folder(tmp_path / "sensitive")
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if name.endswith("post_attention_layernorm.weight"):
+            weights[name][0] /= 4096
+        elif name.endswith(("up_proj.weight", "gate_proj.weight")):
+            weights[name][:, 0] *= 4096  # the steps of a row grow with its largest weight
+    save_file(weights, folder / "model.safetensors")
+    write_manifest(folder, stage="train", sections={}, inputs={})
+    return folder
+
+
+def test_8_bits_for_an_over_sensitive_layer_are_seen_in_what_is_written(sensitive, data_folder, tmp_path):
+    told = []
+
+    with pytest.raises(ExportError, match="int8_"):
+        export_model(
+            sensitive, tmp_path / "export", data=data_folder, tell=told.append, formats=["int8"], quantization="dynamic"
+        )
+
+    found = {check.check_name for check in told[0].get_failed_checks()}
+    assert found
+    assert found <= {"int8_generation_consistency", "int8_perplexity"}
