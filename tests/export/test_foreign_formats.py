@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.data.encoded import read_encoded
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.errors import ExportError
 from pipeline.export import formats, gguf_file
@@ -131,6 +134,26 @@ def test_transformers_has_the_ids_of_the_tokenizer(kind, byte_fallback, tmp_path
     for text in [TEXT, "aaaaaaaa aaaaa\n\n  a", "é 漢字 😀", "", " ", "sleeps.the  QUICK"]:
         assert theirs.encode(text).ids == [1, *ours.encode(text)], text
     assert theirs.decode(theirs.encode(TEXT).ids) == TEXT
+
+
+@pytest.mark.slow
+def test_transformers_has_the_ids_of_the_whole_validation_split_of_the_default_experiment(checkout, tmp_path):
+    from tokenizers import Tokenizer as Theirs
+
+    for stage in ("corpus", "tokenizer"):
+        command = [sys.executable, "-m", f"pipeline.stages.{stage}", "--spec", str(checkout / "specs/experiment.yaml")]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    encoded = read_encoded(tmp_path / "artifacts" / "tokenizer", "validation")
+    corpus = (tmp_path / "artifacts" / "corpus" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+
+    theirs = Theirs.from_str(json.dumps(tokenizer_json(tmp_path / "artifacts" / "tokenizer")))
+
+    assert encoded.documents == len(corpus) > 0
+    for index, line in enumerate(corpus):
+        text = json.loads(line)["text"]
+        ids = theirs.encode(text).ids
+        assert ids == encoded.document(index)[:-1].tolist()
+        assert theirs.decode(ids) == text
 
 
 @pytest.mark.slow
