@@ -13,6 +13,7 @@ EXECUTION = {
     "torch": "2.0.0",
     "cpu_capability": "DEFAULT",
     "gpu": None,
+    "arithmetic": None,
 }
 
 

@@ -303,7 +303,7 @@ class _Project:
     def start(self, aim: Aim) -> subprocess.Popen[bytes]:
         """Start the train stage, in a process group of its own."""
         watch = (aim.during, str(aim.after), str(aim.number))
-        command = [*self._stage, *watch, "--spec", "spec.json", "--keep-run"]
+        command = [*self._stage, *watch, "--spec", "spec.json", "--keep-run", "--exact"]
         with self._log.open("a") as log:
             return subprocess.Popen(command, cwd=self.folder, env=self._environment, stderr=log, start_new_session=True)
 

@@ -71,6 +71,7 @@ def run_loop(
         stop=stop,
         started=started,
         rows=setup.rows,
+        try_first=spec.reproducibility.deterministic and setup.world.size == 1,
         world=setup.world,
     )
 

@@ -27,6 +27,7 @@ from pipeline.tasks.task import Task
 from pipeline.training import hardware
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.distributed import World, share_of_threads
+from pipeline.training.exact import arithmetic_of
 from pipeline.training.hardware import Execution, choose_execution
 from pipeline.training.loop import planned_steps
 from pipeline.training.precision import arithmetic, convert_weights, in_float32
@@ -134,15 +135,20 @@ def set_up(
     model.to(execution.device).train()
     world.spread(model)
     rows = training.batch_size if training.batch_size < world.largest_share(training.batch_size * shares) else None
+    example = [tensor[:rows] for tensor in map(world.share, batches.batch(0, 0))]
     loss, execution = prepare_loss(
         partial(task.loss, model),
         model,
         execution,
-        [tensor[:rows] for tensor in map(world.share, batches.batch(0, 0))],
+        example,
         fullgraph=spec.hardware.compile_fullgraph,
         dynamic=spec.hardware.compile_dynamic,
         insist=spec.hardware.compile_mode not in ("auto", None),
     )
+    if spec.reproducibility.deterministic and world.size == 1 and spec.training.resume_from_checkpoint is None:
+        tried = example if execution.compile_mode else [tensor[:1] for tensor in example]  # one row fits where any does
+        found = arithmetic_of(loss, model, [tensor.to(execution.device) for tensor in tried])
+        execution = replace(execution, arithmetic=found)
     return Setup(
         task=task,
         model=model,

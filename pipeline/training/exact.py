@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import TrainingError
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import TrainingError, is_out_of_memory
 from pipeline.training.hardware import Execution
 
 # What was otherwise → what makes it as it was; `{}` is its earlier value.
@@ -16,8 +20,44 @@ _REMEDIES = {
     "compile_mode": "train where torch.compile works as it did then ({})",
     "num_threads": "let the process use {} processors (Linux: taskset)",
     "torch": "install torch {}",
+    "arithmetic": "run it again; if it says so again, train on the machine that began (its first batch gave {})",
     "cpu_capability": "train on a processor with {}, or set ATEN_CPU_CAPABILITY to it if this one can do more",
 }
+
+
+def arithmetic_of(loss_sum: Callable[..., Tensor], model: nn.Module, batch: Sequence[Tensor]) -> str | None:
+    """What this process makes of a batch: the start of a SHA-256 of its gradients.
+
+    Every process of a run does this with the weights that the seed gives, before it goes on from anywhere. What is
+    known of processor and libraries cannot say whether two of them compute the same bits; this can. It leaves no trace
+    in the gradients and random states. None: memory did not suffice.
+
+    Args:
+        loss_sum: the tensors of a batch → sum of the loss, in nats.
+        model: that it computes with.
+        batch: on the model's device.
+    """
+    devices = range(torch.cuda.device_count()) if batch[0].is_cuda else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            loss_sum(*batch).backward()  # type: ignore[no-untyped-call]
+        found = gradient_hash(model)[:16]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        found = None
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def gradient_hash(model: nn.Module) -> str:
+    """SHA-256 of all gradients of a model, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            digest.update(name.encode())
+            digest.update(parameter.grad.detach().reshape(-1).view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()
 
 
 def require_same_execution(now: Execution, earlier: Mapping[str, Any]) -> None:

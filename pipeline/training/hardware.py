@@ -40,6 +40,7 @@ class Execution:
     torch: str  # version and build
     cpu_capability: str  # instruction set of torch's own kernels
     gpu: str | None
+    arithmetic: str | None = None  # of `arithmetic_of`: what the same first batch came to; None: not tried
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -48,6 +49,8 @@ class Execution:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """What an earlier execution had otherwise, as `name: then → now`."""
         mine = self.to_dict()
+        if self.arithmetic is None or other.get("arithmetic") is None:  # one of them did not try
+            del mine["arithmetic"]
         return [f"{name}: {other.get(name)} → {value}" for name, value in mine.items() if other.get(name) != value]
 
 

@@ -71,6 +71,7 @@ def train(
     stop: Callable[[], FoundryError | None],
     started: float,
     rows: int | None = None,
+    try_first: bool = False,
     world: World = ALONE,
 ) -> Result:
     """Train a model to the end, or until asked to stop.
@@ -100,6 +101,7 @@ def train(
         stop: asked after each step; an error it returns is raised once a checkpoint is saved.
         started: `time.monotonic()` of when this process began to work on the run.
         rows: most rows of a micro-batch; None takes this rank's part of a batch at once.
+        try_first: whether the first batch of this process is tried twice, and must give the same gradients.
         world: the ranks that train together. All of them call this with the same arguments; evaluations and stops are
             agreed on by the callables, events are for the first rank.
 
@@ -126,6 +128,7 @@ def train(
         rows=progress.micro_batch_rows or rows,
         on_smaller=shrunk,
         scale=scale,
+        try_first=try_first,
         world=world,
     )
     while progress.step < total_steps and not progress.stopped_early:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipeline.data.batches import BatchSource
 from pipeline.errors import TrainingError, is_out_of_memory
 from pipeline.training.distributed import World, talking
+from pipeline.training.exact import gradient_hash
 from pipeline.training.precision import LossScale
 
 
@@ -60,6 +61,9 @@ class Stepper:
         on_smaller: told the new number of rows whenever memory made it smaller.
         scale: of the loss.
         world: the ranks that take the step together.
+        try_first: take the gradients of the first batch twice before anything else, leaving no trace, and refuse to
+            train if they differ in a bit: a processor, memory or library that fails now and then would spoil the run
+            without a word. Where memory does not suffice for the trial, nothing is found out.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Stepper:
         on_smaller: Callable[[int], None],
         scale: LossScale,
         world: World,
+        try_first: bool = False,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._batches, self._loss_sum = batches, loss_sum
@@ -81,6 +86,7 @@ class Stepper:
         self._device = next(model.parameters()).device
         self.rows, self._on_smaller = rows, on_smaller
         self._scale = scale
+        self._try_first = try_first
         self._world = world
 
     def gradients(self, epoch: int, indices: range) -> Gradients:
@@ -88,8 +94,12 @@ class Stepper:
 
         Raises:
             NotEnoughMemoryError: there is not enough memory for a single row.
+            TrainingError: the first batch, tried twice, gave other gradients the second time.
         """
         self._world.draw_anew(epoch, indices.start)
+        if self._try_first:
+            self._require_repeatable(epoch, indices.start)
+            self._try_first = False
         random = torch.random.get_rng_state()
         on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
         while (found := self._attempt(epoch, indices)) is None:
@@ -133,6 +143,21 @@ class Stepper:
     def discard(self) -> None:
         """Forget the gradients."""
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _require_repeatable(self, epoch: int, index: int) -> None:
+        found = set()
+        for _ in range(2):
+            self._model.zero_grad(set_to_none=True)
+            with torch.random.fork_rng():
+                if self._accumulate_or_run_out(epoch, range(index, index + 1)) is not None:
+                    found.add(gradient_hash(self._model))
+        if len(found) > 1:
+            raise TrainingError(
+                f"the same batch gave other gradients the second time (epoch {epoch + 1}, batch {index})",
+                hint="run the same command again: it goes on from the last checkpoint. If it says so again, memory or "
+                "processor of this machine are not to be trusted; with reproducibility.deterministic false nothing is "
+                "tried",
+            )
 
     def _attempt(self, epoch: int, indices: range) -> Gradients | None:
         """The gradients, or None when memory ran out, here or in another rank."""

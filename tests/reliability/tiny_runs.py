@@ -23,6 +23,7 @@ _EXECUTION = {
     "torch": torch.__version__,
     "cpu_capability": "DEFAULT",
     "gpu": None,
+    "arithmetic": None,
 }
 _STATE = {
     "run_id": _RUN_ID,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -132,7 +133,8 @@ def test_with_other_kernels_an_exact_run_is_refused_and_any_other_goes_on_with_a
 
     assert code == 4
     assert "cpu_capability: " in message
-    assert message.endswith(" → DEFAULT")
+    assert " → DEFAULT" in message
+    assert "; arithmetic: " in message  # the same first batch came to other bits
     assert process.returncode == 0
     assert "resuming after step " in said  # its checkpoints are still there
     assert "warning: this process executes differently" in said
@@ -253,7 +255,7 @@ def test_memory_that_is_not_enough_for_one_row_ends_with_4_and_what_it_would_tak
 
     assert done.returncode == 4
     assert "error: there is not enough memory for a single row: with micro-batches of one row" in done.stderr
-    assert "MB (process 340, weights 0, gradients 0, optimizer 0, activations 0" in done.stderr
+    assert re.search(r"MB \(process \d+, weights 0, gradients 0, optimizer 0, activations 0", done.stderr)
     assert "lower model.max_seq_len" in done.stderr
     assert "`foundry plan specs/experiment.yaml`" in done.stderr
     assert "Traceback" not in done.stderr

@@ -20,6 +20,7 @@ EARLIER = Execution(
     torch="2.13.0+cpu",
     cpu_capability="AVX512",
     gpu=None,
+    arithmetic="0123456789abcdef",
 )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import Preempted, TrainingError
 from pipeline.tasks.language_model import loss_sum
 from pipeline.training.checkpoint import newest_checkpoint
-from pipeline.training.events import MicroBatchShrunk, OddGradient, StepSkipped
+from pipeline.training.events import MicroBatchShrunk, OddGradient, StepDone, StepSkipped
 
 pytestmark = pytest.mark.unit
 
@@ -173,6 +173,40 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(make_bench: Make) -> No
 
     with pytest.raises(RuntimeError, match="a shape does not fit"):
         bench.start()
+
+
+class Wavering:
+    """A loss that is off by a millionth at one call, as on a machine that fails now and then."""
+
+    def __init__(self, call: int) -> None:
+        self.call, self.calls = call, 0
+
+    def __call__(self, model: Any, ids: Tensor, targets: Tensor) -> Tensor:
+        self.calls += 1
+        loss = loss_sum(model, ids, targets)
+        return loss * (1 + 1e-6) if self.calls == self.call else loss
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_machine_that_gives_other_gradients_the_second_time_is_not_trained_on(make_bench: Make, call: int) -> None:
+    bench = make_bench(try_first=True, every_n_steps=3)
+    with pytest.raises(Preempted):
+        bench.start(stop_at=5)
+    bench.loss = Wavering(call)
+
+    with pytest.raises(TrainingError, match="the same batch gave other gradients the second time") as caught:
+        bench.resume()
+
+    assert "run the same command again" in caught.value.hint
+    assert len([event for event in bench.events if isinstance(event, StepDone)]) == 5  # none was taken since
+
+
+def test_trying_the_first_batch_twice_leaves_no_trace(make_bench: Make) -> None:
+    plain, tried = make_bench(), make_bench(try_first=True)
+    with pytest.raises(Preempted):
+        tried.start(stop_at=5)
+
+    assert tried.identity(tried.resume()) == plain.identity(plain.start())
 
 
 class Flawed:

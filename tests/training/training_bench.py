@@ -59,6 +59,7 @@ class Bench:
             "on_nonfinite": "stop",
             "eval_every_n_steps": None,
             "patience": None,
+            "try_first": False,
             "min_delta": 0.0,
             **_SAVING,
         }
