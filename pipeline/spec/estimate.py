@@ -200,6 +200,14 @@ def _moments(total: int, periods: Sequence[int], *, last: bool = True) -> int:
 
 # Disk
 
+# Format → its size beside that of the weights in float32; int8 holds scales and tables beside its weights.
+_SHARE_OF_FLOAT32 = {"int8": 0.29, "fp16": 0.5, "bf16": 0.5}
+
+
+def exported_copies(formats: Sequence[str]) -> float:
+    """How many times the weights in float32 these formats hold together."""
+    return sum(_SHARE_OF_FLOAT32.get(name, 1.0) for name in formats)
+
 
 def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None]:
     """What a run leaves on the disk, and what it needs on the way, in MB.
@@ -214,7 +222,7 @@ def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None
         "corpus": 1.04 * text.all_bytes / _MB if known else None,  # as JSON Lines, with names and escapes
         "tokenizer": (2 if shape.vocab_size <= 1 << 16 else 4) * text.all_tokens / _MB if known else None,
         "model": weights * (1 if settings["checkpointing"]["keep_best_only"] else 2),
-        "exports": weights * len(settings["export"]["formats"]),
+        "exports": weights * exported_copies(settings["export"]["formats"]),
     }
     checkpoint = checkpoint_bytes(settings, shape) / _MB
     kept = checkpoints_on_disk(settings, steps_of(settings, text))

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.files import canonical_json, sha256_bytes
-from pipeline.spec.estimate import Known, checkpoints_on_disk, rounded, steps_of_rows
+from pipeline.spec.estimate import Known, checkpoints_on_disk, exported_copies, rounded, steps_of_rows
 from pipeline.spec.estimate_model import Settings
 
 PLAN_FORMAT = 1
@@ -193,7 +193,7 @@ def plan_pictures(settings: Settings, pictures: Pictures) -> dict[str, Any]:
     disk = {
         "corpus": 2 * pictures.all * _bytes_of(shape) / _MB,  # the tokenizer stage carries a copy on
         "model": weights * (1 if saving["keep_best_only"] else 2),
-        "exports": weights * len(settings["export"]["formats"]),
+        "exports": weights * exported_copies(settings["export"]["formats"]),
         "checkpoints": (checkpoints_on_disk(settings, steps) + 1) * 3 * weights + weights,
     }
     return {

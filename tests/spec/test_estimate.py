@@ -20,7 +20,7 @@ from pipeline.models.table import arguments_of, build_model
 from pipeline.models.transformer import Transformer
 from pipeline.paths import SPECS
 from pipeline.spec import estimate, estimate_memory, estimate_model, load_spec
-from pipeline.spec.estimate import Pace, Text
+from pipeline.spec.estimate import Pace, Text, exported_copies
 from pipeline.spec.estimate_model import Shape, shape_of
 from pipeline.spec.presets import PRESETS, expand, names, read_preset
 from pipeline.tasks.language_model import loss_sum, score
@@ -420,3 +420,9 @@ def test_more_pieces_mean_longer_tokens():
 
     assert lengths == sorted(lengths)
     assert lengths[3] == pytest.approx(3958464 / 1260131, rel=0.01)  # reports/tokenizer.json of the shipped run
+
+
+def test_exports_in_fewer_bits_take_less_room():
+    assert exported_copies(["onnx", "pytorch"]) == 2
+    assert exported_copies(["fp16", "bf16"]) == 1
+    assert 0.25 < exported_copies(["int8"]) < 0.3
