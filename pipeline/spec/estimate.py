@@ -222,7 +222,7 @@ def disk(settings: Settings, shape: Shape, text: Text) -> dict[str, float | None
         "corpus": 1.04 * text.all_bytes / _MB if known else None,  # as JSON Lines, with names and escapes
         "tokenizer": (2 if shape.vocab_size <= 1 << 16 else 4) * text.all_tokens / _MB if known else None,
         "model": weights * (1 if settings["checkpointing"]["keep_best_only"] else 2),
-        "exports": weights * exported_copies(settings["export"]["formats"]),
+        "exports": weights * exported_copies(settings["export"]["formats"]) * (1 + settings["export"]["export_bundle"]),
     }
     checkpoint = checkpoint_bytes(settings, shape) / _MB
     kept = checkpoints_on_disk(settings, steps_of(settings, text))

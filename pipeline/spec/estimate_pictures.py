@@ -193,7 +193,7 @@ def plan_pictures(settings: Settings, pictures: Pictures) -> dict[str, Any]:
     disk = {
         "corpus": 2 * pictures.all * _bytes_of(shape) / _MB,  # the tokenizer stage carries a copy on
         "model": weights * (1 if saving["keep_best_only"] else 2),
-        "exports": weights * exported_copies(settings["export"]["formats"]),
+        "exports": weights * exported_copies(settings["export"]["formats"]) * (1 + settings["export"]["export_bundle"]),
         "checkpoints": (checkpoints_on_disk(settings, steps) + 1) * 3 * weights + weights,
     }
     return {

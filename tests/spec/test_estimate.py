@@ -309,6 +309,13 @@ def test_muon_takes_time_and_saves_memory_in_the_plan(shipped):
     assert muon["disk_mb"]["checkpoints"] < adamw["disk_mb"]["checkpoints"]
 
 
+def test_a_bundle_holds_a_copy_of_every_format(shipped):
+    bundled = with_changes(shipped, export__export_bundle=True)
+    plain, bundled = (estimate.plan(each, text(), PACE)["disk_mb"]["exports"] for each in (shipped, bundled))
+
+    assert bundled == pytest.approx(2 * plain, rel=0.01)  # both are rounded
+
+
 def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():
     assert inspect.signature(score).parameters["batch_size"].default == estimate_memory.EVALUATION_ROWS
 
