@@ -115,7 +115,7 @@ def test_standard_output_takes_the_text_alone(tmp_path):
 
 
 def test_what_this_version_cannot_do_is_a_warning(tmp_path):
-    shown = run(new.command, "x", "--from", "production")
+    shown = run(new.command, "x", "--from", "vision_tiny", "--set", "task.task_type=vision_multilabel")
 
     assert "warning[W0103]" in shown.stderr
     assert (tmp_path / "specs" / "x.yaml").exists()
@@ -161,5 +161,6 @@ def test_a_setting_of_another_section_is_answered_with_its_whole_name():
     with pytest.raises(FoundryError) as caught:
         run(new.command, "x", "--set", "training.d_model=64", "--set", "epochs=2")
 
-    assert "`d_model` belongs in `model`, not in `training` [E0202]; write `model.d_model`" in caught.value.message
-    assert "[E0202]; write `training.epochs`" in caught.value.message
+    assert "`d_model` belongs in `model`, not in `training` [E0202]" in caught.value.message
+    assert "[E0202]; say `model.d_model` instead of `training.d_model`" in caught.value.message
+    assert "[E0202]; say `training.epochs` instead of `epochs`" in caught.value.message

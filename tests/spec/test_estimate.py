@@ -72,10 +72,17 @@ def with_changes(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return values
 
 
+def decoder_of(shape: Shape) -> Transformer:
+    """The model itself."""
+    arguments = asdict(shape)
+    assert arguments.pop("num_classes") is None
+    return Transformer(**arguments)
+
+
 def on_meta(shape: Shape) -> Transformer:
-    """The model itself, without memory for its weights."""
+    """The same without memory for its weights."""
     with torch.device("meta"):
-        return Transformer(**asdict(shape))
+        return decoder_of(shape)
 
 
 def assert_counts_are_exact(shape: Shape) -> None:
@@ -230,7 +237,7 @@ def test_without_a_validation_split_nothing_is_evaluated(shipped):
 
 def kept_by_autograd(shape: Shape, *, batch_size: int, precision: str, recompute: bool) -> int:
     """Bytes of everything that a forward pass leaves for the backward pass, weights and tables apart."""
-    model = Transformer(**asdict(shape)).train()
+    model = decoder_of(shape).train()
     convert_weights(model, precision)
     model.recompute = recompute
     own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
@@ -276,7 +283,7 @@ def test_a_weight_takes_as_many_bytes_as_training_keeps_it_in(precision):
 def test_an_optimizer_remembers_as_many_numbers_as_are_counted(shipped, name, ema_decay, activation):
     shape = Shape(30, 16, 2, 4, 2, 40, 8, "llama", True, 0.0, True, activation)
     settings = with_changes(shipped, optimizer__optimizer_name=name, training__ema_decay=ema_decay)
-    model = Transformer(**asdict(shape))
+    model = decoder_of(shape)
     optimizer = make_optimizer(model, learning_rate=1e-3, products=torch.float32, **settings["optimizer"])
     if ema_decay is not None:
         keep_mean(optimizer, ema_decay)
