@@ -70,10 +70,11 @@ def _can_score(subject: Subject, name: str) -> bool:
     return subject.has_heldout or FORMATS[name].rounded
 
 
+BUNDLE_CHECK = Check("bundle_validation", of_model.bundle)
 MODEL_CHECKS = (
     ModelCheck("export_integrity", "format", of_model.integrity),
     ModelCheck("tokenizer_validation", "format", of_model.tokenizer),
-    ModelCheck("bundle_validation", "format", of_model.bundle, lambda subject: (subject.folder / BUNDLE).is_dir()),
+    ModelCheck(BUNDLE_CHECK.name, "format", BUNDLE_CHECK.run, lambda subject: (subject.folder / BUNDLE).is_dir()),
     ModelCheck("architecture_validation", "pre-export", of_model.architecture),
     ModelCheck("parameter_validation", "pre-export", of_model.parameters),
     ModelCheck("shape_validation", "pre-export", of_model.shapes),

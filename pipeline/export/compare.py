@@ -22,6 +22,7 @@ from pipeline.errors import ExportError
 from pipeline.export.source import Inputs, Logits, traced_length
 from pipeline.models.cnn import Cnn
 from pipeline.models.generate import generate
+from pipeline.models.transformer import DOCUMENT_START
 
 if TYPE_CHECKING:
     from pipeline.models.model import Model
@@ -181,27 +182,36 @@ def comparison_shapes(max_seq_len: int) -> list[tuple[int, int]]:
     return [(batch, length) for length in lengths for batch in BATCHES]
 
 
-def random_inputs(model: Model, batch: int, length: int) -> Inputs:
-    """(B, T) token ids or (B, C, H, W) pictures, the same for the same shape: every id or shade is as likely."""
+def random_inputs(model: Model, batch: int, length: int, *, one_document: bool = False) -> Inputs:
+    """(B, T) token ids or (B, C, H, W) pictures, the same for the same shape: every id or shade is as likely.
+
+    Args:
+        model: which takes them.
+        batch: B.
+        length: T; a picture has the length 1.
+        one_document: take another id where a document would begin after the first token.
+    """
     generator = np.random.default_rng((batch, length))
     if isinstance(model, Cnn):
         return generator.integers(0, 256, size=(batch, *model.image_size), dtype=np.uint8)
-    return generator.integers(0, model.vocab_size, size=(batch, length), dtype=np.int64)
+    ids = generator.integers(0, model.vocab_size, size=(batch, length), dtype=np.int64)
+    if one_document:
+        ids[:, 1:][ids[:, 1:] == DOCUMENT_START] += 1
+    return ids
 
 
-def differences(model: Model, runner: Runner) -> list[Difference]:
-    """The difference on every shape of `shapes_of`.
+def differences(model: Model, runner: Runner, *, one_document: bool = False) -> list[Difference]:
+    """The difference on every shape of `shapes_of`, on the inputs of `random_inputs`.
 
     Raises:
         ExportError: the export does not run on a shape, or answers with another shape than the model.
     """
-    return [difference(model, runner, batch, length) for batch, length in shapes_of(model)]
+    inputs = (random_inputs(model, *shape, one_document=one_document) for shape in shapes_of(model))
+    return [_difference(model, runner, ids) for ids in inputs]
 
 
-def difference(model: Model, runner: Runner, batch: int, length: int) -> Difference:
-    """The difference on one shape."""
-    ids = random_inputs(model, batch, length)
-    shown = None if isinstance(model, Cnn) else length
+def _difference(model: Model, runner: Runner, ids: Inputs) -> Difference:
+    batch, shown = len(ids), None if isinstance(model, Cnn) else ids.shape[1]
     with torch.inference_mode():
         ours: Logits = model(torch.from_numpy(ids)).numpy()
     theirs = runner.logits(ids)
@@ -260,10 +270,19 @@ def compare_given(model: Transformer, runner: Runner, prompt: list[int], tokens:
     return [bool(mine == its) for mine, its in zip(ours, theirs.tolist(), strict=True)]
 
 
-def heldout_rows(split: EncodedSplit, max_seq_len: int) -> Inputs:
-    """(B, T + 1) ids of a split of text: windows without overlap, spread evenly over it, or all of a short one."""
-    length = min(max_seq_len + 1, len(split.tokens))
-    starts = np.arange(0, len(split.tokens) - length + 1, length - 1)
+def heldout_rows(split: EncodedSplit, max_seq_len: int, *, one_document: bool = False) -> Inputs:
+    """(B, T + 1) ids of a split of text: windows without overlap, spread evenly over it, or all of a short one.
+
+    With `one_document`, each is the beginning of a document that is at least as long as half of all are.
+    """
+    tokens = np.asarray(split.tokens)
+    length = min(max_seq_len + 1, len(tokens))
+    starts = np.arange(0, len(tokens) - length + 1, length - 1)
+    if one_document:
+        begins = np.flatnonzero(tokens == DOCUMENT_START)
+        lengths = np.diff(begins, append=len(tokens))
+        length = min(length, int(np.quantile(lengths, 0.5, method="higher")))
+        starts = begins[lengths >= length]
     most = max(1, _HELDOUT_TOKENS // (length - 1))
     if len(starts) > most:
         starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(int)]

@@ -73,7 +73,7 @@ def _is_as_recorded(subject: Subject, file: str) -> bool:
 def numerical_consistency(subject: Subject, name: str) -> Outcome:
     """The logits are those of the model, on every batch and length; of rounded weights, they are numbers at all."""
     limit = _limit(subject, name)
-    found = differences(subject.model, subject.runner(name))
+    found = differences(subject.model, subject.runner(name), one_document=subject.reads_one_document(name))
     largest = worst(found)
     details = {
         "max_abs_diff": _finite(largest.max_abs),
@@ -106,7 +106,7 @@ def generation(subject: Subject, name: str) -> Outcome:
     """Greedy tokens are those of the model. Where two tokens tie within the allowed difference, either may win."""
     model, limit = subject.model, subject.settings["max_abs_diff"]
     assert isinstance(model, Transformer)
-    ids = random_inputs(model, 1, min(_PROMPT_TOKENS, model.max_seq_len - 1))[0].tolist()
+    ids = random_inputs(model, 1, min(_PROMPT_TOKENS, model.max_seq_len - 1), one_document=True)[0].tolist()
     prompt = [subject.description["bos_id"], *ids[1:]]
     if FORMATS[name].rounded:
         return _agreement(subject, name, prompt)
@@ -144,7 +144,7 @@ def perplexity(subject: Subject, name: str) -> Outcome:
     if subject.heldout is None:
         advice = "run the checks beside the encoded corpus: foundry health --data artifacts/tokenizer"
         return Outcome("warning", f"there is no {SPLIT} text to compare the rounded weights of {name} on", {}, advice)
-    rows, nats = subject.heldout_nats
+    rows, nats = subject.heldout_nats(name)
     targets = rows[:, 1:].size
     ours, theirs = nats / targets, subject.runner(name).nats(rows) / targets
     change = math.expm1(min(theirs - ours, 700.0)) if math.isfinite(theirs) else math.nan

@@ -31,6 +31,7 @@ class Format:
         inspect: path → details for the report; raises FoundryError where it is not what the format says.
         open: (path, threads) → the export, ready to run.
         rounded: whether its weights are rounded, so that a logit may differ by more than arithmetic does.
+        one_document: whether every text is one document to it, also of a model that keeps several of a text apart.
         needs: the package beside ours that opens it, and the extra that brings it; None where ours suffice.
     """
 
@@ -39,6 +40,7 @@ class Format:
     inspect: Callable[[Path], dict[str, Any]]
     open: Callable[[Path, int], Run]
     rounded: bool = False
+    one_document: bool = False
     needs: tuple[str, str] | None = None
 
     def size(self, folder: Path) -> int:
@@ -51,10 +53,19 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "onnx": Format("model.onnx", onnx_files.write_onnx, onnx_files.inspect_onnx, onnx_files.open_onnx),
     "onnx_cache": Format(
-        "model.cache.onnx", onnx_files.write_cached, onnx_files.inspect_cached, onnx_files.open_cached
+        "model.cache.onnx",
+        onnx_files.write_cached,
+        onnx_files.inspect_cached,
+        onnx_files.open_cached,
+        one_document=True,
     ),
     "int8": Format(
-        "model.int8.onnx", int8_file.write_int8, int8_file.inspect_int8, int8_file.open_int8, rounded=True
+        "model.int8.onnx",
+        int8_file.write_int8,
+        int8_file.inspect_int8,
+        int8_file.open_int8,
+        rounded=True,
+        one_document=True,
     ),
     "torchscript": Format(
         "model.torchscript.pt",
@@ -75,10 +86,20 @@ FORMATS: Mapping[str, Format] = {
         "bf16", torch_files.write_bf16, torch_files.inspect_pytorch, torch_files.open_pytorch, rounded=True
     ),
     "hf": Format(
-        "hf", hf_folder.write_hf, hf_folder.inspect_hf, hf_folder.open_hf, needs=("transformers", "hub")
+        "hf",
+        hf_folder.write_hf,
+        hf_folder.inspect_hf,
+        hf_folder.open_hf,
+        one_document=True,
+        needs=("transformers", "hub"),
     ),
     "gguf": Format(
-        "model.gguf", gguf_file.write_gguf, gguf_file.inspect_gguf, gguf_file.open_gguf, needs=("gguf", "gguf")
+        "model.gguf",
+        gguf_file.write_gguf,
+        gguf_file.inspect_gguf,
+        gguf_file.open_gguf,
+        one_document=True,
+        needs=("gguf", "gguf"),
     ),
 }  # fmt: skip
 

@@ -49,20 +49,24 @@ def write_gguf(source: Source, path: Path) -> None:
     heads, kv_heads = arguments["num_heads"], arguments.get("num_kv_heads") or arguments["num_heads"]
     kind = "qwen3" if arguments.get("qk_norm") else "llama"
     writer = GGUFWriter(path, kind)
-    writer.add_name(description["model_name"])
-    writer.add_context_length(arguments["max_seq_len"])
-    writer.add_embedding_length(arguments["d_model"])
-    writer.add_block_count(arguments["num_layers"])
-    writer.add_feed_forward_length(arguments["d_ff"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_key_length(arguments["d_model"] // heads)
-    writer.add_value_length(arguments["d_model"] // heads)
-    writer.add_rope_dimension_count(arguments["d_model"] // heads)
-    writer.add_rope_freq_base(arguments.get("rope_theta", 10000.0))
-    writer.add_layer_norm_rms_eps(arguments.get("norm_epsilon", 1e-5))
-    writer.add_vocab_size(arguments["vocab_size"])
-    _add_tokenizer(writer, source.folder / "tokenizer.model", about)
+    figures = {
+        "name": description["model_name"],
+        "context_length": arguments["max_seq_len"],
+        "embedding_length": arguments["d_model"],
+        "block_count": arguments["num_layers"],
+        "feed_forward_length": arguments["d_ff"],
+        "head_count": heads,
+        "head_count_kv": kv_heads,
+        "key_length": arguments["d_model"] // heads,
+        "value_length": arguments["d_model"] // heads,
+        "rope_dimension_count": arguments["d_model"] // heads,
+        "rope_freq_base": arguments.get("rope_theta", 10000.0),
+        "layer_norm_rms_eps": arguments.get("norm_epsilon", 1e-5),
+        "vocab_size": arguments["vocab_size"],
+        **_tokenizer(source.folder / "tokenizer.model", about),
+    }
+    for name, value in figures.items():
+        getattr(writer, f"add_{name}")(value)
     for name, tensor in source.model.state_dict().items():
         matrix: Matrix = tensor.numpy()
         if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -74,21 +78,23 @@ def write_gguf(source: Source, path: Path) -> None:
     writer.close()
 
 
-def _add_tokenizer(writer: Any, path: Path, about: Mapping[str, Any]) -> None:
+def _tokenizer(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     from pipeline.data.tokenizer import read_pieces
 
     pieces = list(read_pieces(path.read_bytes()))
-    writer.add_tokenizer_model(_TOKENIZER[about["tokenizer_type"]])
-    writer.add_token_list([piece.text for piece in pieces])
-    writer.add_token_scores([piece.score for piece in pieces])
-    writer.add_token_types([piece.kind for piece in pieces])  # both count kinds alike
-    writer.add_bos_token_id(about["bos_id"])
-    writer.add_eos_token_id(about["eos_id"])
-    writer.add_unk_token_id(about["unk_id"])
-    writer.add_pad_token_id(about["pad_id"])
-    writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(False)
-    writer.add_remove_extra_whitespaces(False)
+    return {
+        "tokenizer_model": _TOKENIZER[about["tokenizer_type"]],
+        "token_list": [piece.text for piece in pieces],
+        "token_scores": [piece.score for piece in pieces],
+        "token_types": [piece.kind for piece in pieces],  # both count kinds alike
+        "bos_token_id": about["bos_id"],
+        "eos_token_id": about["eos_id"],
+        "unk_token_id": about["unk_id"],
+        "pad_token_id": about["pad_id"],
+        "add_bos_token": True,
+        "add_space_prefix": False,
+        "remove_extra_whitespaces": False,
+    }
 
 
 def neighbouring(matrix: Matrix, heads: int) -> Matrix:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArtifactError, ExportError
-from pipeline.export.checks import Check, checks_for
+from pipeline.export.checks import BUNDLE_CHECK, Check, checks_for
 from pipeline.export.formats import FORMATS
 from pipeline.export.report import CheckResult, ExportHealthReport
 from pipeline.export.source import REBUILD
@@ -16,7 +16,7 @@ from pipeline.export.subject import Outcome, Subject
 from pipeline.files import MANIFEST, read_artefact
 from pipeline.models.store import load_model
 from pipeline.spec import Spec
-from pipeline.spec.flat import TrainingConfig
+from pipeline.spec.flat import TrainingConfig, plain_spec
 from pipeline.spec.schema import resolve, schema_of
 
 
@@ -45,8 +45,7 @@ class ExportHealthChecker:
     ) -> None:
         self._folder, self._data = model, data
         self._model, self._description = load_model(model)
-        spec = config.spec if isinstance(config, TrainingConfig) else config
-        self._settings = None if spec is None else spec.section("export")
+        self._settings = None if config is None else plain_spec(config).section("export")
         found = self._description["task_type"]
         if task_spec is not None and task_spec.task_type != found:
             message = f"the model was trained for {found}, the task document says {task_spec.task_type}"
@@ -63,6 +62,23 @@ class ExportHealthChecker:
             ArtifactError: the export has no readable manifest.
             ExportError: the folder is something else than an export, or a format is not known.
         """
+        report = ExportHealthReport(self._description["model_name"])
+        with self._subject(export_dir, formats) as subject:
+            report.spec_hash = subject.manifest.get("spec_hash")
+            for check in checks_for(subject):
+                report.add_check(run_check(check, subject))
+        return report
+
+    def run_bundle_check(self, export_dir: Path) -> CheckResult:
+        """Run the check of the bundle alone, which is made when all others have passed.
+
+        Raises:
+            ArtifactError: the export has no readable manifest.
+        """
+        with self._subject(export_dir, None) as subject:
+            return run_check(BUNDLE_CHECK, subject)
+
+    def _subject(self, export_dir: Path, formats: Sequence[str] | None) -> Subject:
         manifest = read_artefact(export_dir / MANIFEST, "manifest", rebuild=REBUILD)
         if manifest.get("stage") != "export" or "export" not in manifest["sections"]:
             raise ExportError("the folder is not an export", where=str(export_dir), hint=f"make one with: {REBUILD}")
@@ -72,8 +88,7 @@ class ExportHealthChecker:
         if unknown := [name for name in settings["formats"] if name not in FORMATS]:
             hint = f"formats are {', '.join(FORMATS)}"
             raise ExportError(f"not a format: {', '.join(unknown)}", where=str(export_dir), hint=hint)
-        report = ExportHealthReport(self._description["model_name"], spec_hash=manifest.get("spec_hash"))
-        with Subject(
+        return Subject(
             model=self._model,
             description=self._description,
             model_folder=self._folder,
@@ -81,10 +96,7 @@ class ExportHealthChecker:
             manifest=manifest,
             settings=settings,
             data_folder=self._data,
-        ) as subject:
-            for check in checks_for(subject):
-                report.add_check(run_check(check, subject))
-        return report
+        )
 
 
 def export_settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -217,17 +217,15 @@ class Continued:
     """Reads a text that grows: of what it has seen it keeps keys and values, and computes what is new.
 
     Args:
-        graph: takes and gives back keys and values.
+        graph: keeps keys and values.
     """
 
     def __init__(self, graph: Graph) -> None:
-        self._graph, self._past, self._held = graph, graph.nothing(), 0
+        self._graph, self._cache = graph, graph.cache()
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """(1, T) ids that begin with those of the last call → (1, T', V) logits of those that are new."""
-        logits, self._past = self._graph.step(inputs[:, self._held :], self._past)
-        self._held = inputs.shape[1]
-        return logits
+        return self._graph.step(inputs[:, self._cache.length :], self._cache)
 
 
 def _open_torchscript(path: Path) -> Callable[[], Run]:

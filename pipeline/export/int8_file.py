@@ -47,6 +47,7 @@ def write_int8(source: Source, path: Path) -> None:
     Raises:
         ExportError: it is not said how.
     """
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
     if source.quantization is None:
@@ -61,7 +62,10 @@ def write_int8(source: Source, path: Path) -> None:
             "op_types_to_quantize": operators,
             "per_channel": True,
             "weight_type": QuantType.QUInt8,
-            "extra_options": {"MatMulConstBOnly": True},  # the products of attention have no weights
+            "extra_options": {
+                "MatMulConstBOnly": True,  # the products of attention have no weights
+                "DefaultTensorType": TensorProto.FLOAT,  # what comes of operators that ONNX itself does not know
+            },
         }
         if source.quantization == "dynamic":
             quantize_dynamic(whole, path, **shared)
@@ -97,7 +101,7 @@ def _reader(graph_file: Path) -> Any:
 
         def get_next(self) -> dict[str, Any] | None:
             row = next(self._rows, None)
-            return None if row is None else graph.inputs(row[None], graph.nothing())
+            return None if row is None else graph.whole(row[None])
 
     return Texts()
 
@@ -113,9 +117,9 @@ def own_texts(graph: Graph, count: int, *, first: int = 1, seed: int = 0) -> Ids
     """
     chance = np.random.default_rng(seed)
     fresh = np.full((count, 1), first, dtype=np.int64)
-    seen, past = [fresh], graph.nothing(count)
+    seen, cache = [fresh], graph.cache(count)
     while len(seen) < graph.max_seq_len:
-        logits, past = graph.step(fresh, past)
+        logits = graph.step(fresh, cache)
         scores = logits[:, -1] + chance.gumbel(size=logits[:, -1].shape)  # the largest is a sample of the softmax
         fresh = scores.argmax(-1)[:, None]
         seen.append(fresh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,13 @@ def export_model(
         write_formats(model_dir, folder, **written)
         # Now, and not only at the end of the block: the checks notice a file that changes from here on.
         write_manifest(folder, stage="export", **described)
-        report = ExportHealthChecker(model_dir, data=data).run_all_checks(folder)
+        checker = ExportHealthChecker(model_dir, data=data)
+        report = checker.run_all_checks(folder)
+        if complete["export_bundle"] and report.all_passed:
+            create_export_bundle(folder, folder / BUNDLE, health=report.to_dict(), model_dir=model_dir)
+            report.add_check(checker.run_bundle_check(folder))
+            shutil.rmtree(folder / BUNDLE)  # and again, with the report that says how the check of it ended
+            create_export_bundle(folder, folder / BUNDLE, health=report.to_dict(), model_dir=model_dir)
         tell(report)
         report.raise_for_failures(where=report_path or export_dir)  # inside: what is not sound does not appear
-        if complete["export_bundle"]:
-            create_export_bundle(folder, folder / BUNDLE, health=report.to_dict(), model_dir=model_dir)
     return report

@@ -42,30 +42,15 @@ def write_onnx(source: Source, path: Path) -> None:
 
 
 def write_cached(source: Source, path: Path) -> None:
-    """Write an ONNX file that generates: it takes the keys and values of the tokens so far, and gives back all.
+    """Write an ONNX file that generates: it keeps keys and values. See `generating_graph`."""
+    import onnx
 
-    Inputs are `ids` (batch, length) int64 and for each layer N `past_key_values.N.key` and `.value`
-    (batch, K, past, E) float32, where past may be 0; outputs are `logits` (batch, length, V) of the new tokens and for
-    each layer `present.N.key` and `.value` (batch, K, past + length, E). The names are those that Optimum uses.
-    """
-    _save(source, source.generating, path)
-
-
-def generating_program(source: Source) -> ONNXProgram:
-    """What `write_cached` writes; `source.generating` keeps it."""
-    from pipeline.export.traced import cached_graph_of
+    from pipeline.export.generating_graph import generating_graph
     from pipeline.models.transformer import Transformer
 
-    model = source.model
-    assert isinstance(model, Transformer)
-    layers = [f"{layer}.{kind}" for layer in range(len(model.layers)) for kind in ("key", "value")]
-    return _translated(
-        source,
-        cached_graph_of(model),
-        inputs=["ids", *(f"past_key_values.{name}" for name in layers)],
-        outputs=["logits", *(f"present.{name}" for name in layers)],
-        free=({0: "batch", 1: "length"}, tuple({0: "batch", 2: "past"} for _ in layers)),
-    )
+    assert isinstance(source.model, Transformer)
+    graph = generating_graph(source.model, source.opset)
+    onnx.save(graph, path, save_as_external_data=_is_large(source), location=f"{path.name}.data")
 
 
 def _translated(
@@ -93,8 +78,12 @@ def _translated(
 
 
 def _save(source: Source, program: ONNXProgram, path: Path) -> None:
-    size = sum(parameter.nbytes for parameter in source.model.parameters())
-    program.save(path, external_data=size > _ONE_FILE_LIMIT)
+    program.save(path, external_data=_is_large(source))
+
+
+def _is_large(source: Source) -> bool:
+    """Whether the weights need a file of their own."""
+    return sum(parameter.nbytes for parameter in source.model.parameters()) > _ONE_FILE_LIMIT
 
 
 @contextmanager
@@ -204,17 +193,17 @@ class CachedRun(Run):
 
     def _in_two_steps(self, ids: Inputs) -> Logits:
         ids = ids.astype(np.int64, copy=False)
-        past = self._graph.nothing(len(ids))
+        cache = self._graph.cache(len(ids))
         if ids.shape[1] == 1:
-            return self._graph.step(ids, past)[0]
-        before, past = self._graph.step(ids[:, :-1], past)
-        return np.concatenate((before, self._graph.step(ids[:, -1:], past)[0]), axis=1)
+            return self._graph.step(ids, cache)
+        before = self._graph.step(ids[:, :-1], cache)
+        return np.concatenate((before, self._graph.step(ids[:, -1:], cache)), axis=1)
 
     def greedy(self, prompt: list[int], tokens: int) -> list[int]:
         """The likeliest continuation, each token from a pass over the one before it."""
-        fresh, past, found = prompt, self._graph.nothing(), []
+        fresh, cache, found = prompt, self._graph.cache(), []
         for _ in range(tokens):
-            logits, past = self._graph.step(np.array([fresh], dtype=np.int64), past)
+            logits = self._graph.step(np.array([fresh], dtype=np.int64), cache)
             fresh = [int(logits[0, -1].argmax())]
             found += fresh
         return found

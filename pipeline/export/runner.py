@@ -10,7 +10,7 @@ This file stands beside the model, in the folder of an export, and works whereve
 
 What is notable about it:
 
-* Each token costs one pass over that token alone: the keys and values of those before it are kept (`Graph`).
+* Each token costs one pass over that token alone: the keys and values of those before it stay where they are (`Cache`).
 * Text becomes the ids that the model was trained on, and any ids become text piece by piece (`Text`).
 * The same prompt, settings and seed give the same text.
 * One thread: for a model of a few million weights, two would wait for each other longer than they work.
@@ -33,21 +33,50 @@ import sentencepiece
 from numpy.typing import NDArray
 
 GRAPH = "model.cache.onnx"
+# Inputs and outputs of a graph; `PAST` and `PRESENT` stand before `0.key`, `0.value`, `1.key` and so on.
+IDS, LENGTH, TOTAL, LOGITS = "ids", "seqlens_k", "total_sequence_length", "logits"
+PAST, PRESENT = "past_key_values.", "present."
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # U+2581, how SentencePiece writes a space
 
 Ids = NDArray[np.int64]  # (B, T)
 Floats = NDArray[np.float32]
 
 
+class Cache:
+    """Room for the keys and values of all tokens that a model can see, which a graph fills as it reads.
+
+    Args:
+        session: of the graph.
+        batch: rows that are read side by side.
+        longest: tokens that there is room for.
+
+    Attributes:
+        length: tokens held.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, batch: int, longest: int) -> None:
+        self.length = 0
+        self.binding = session.io_binding()
+        self._held = []  # the binding does not keep them
+        for taken in session.get_inputs():
+            if taken.name.startswith(PAST):
+                room = np.zeros((batch, taken.shape[1], longest, taken.shape[3]), dtype=np.float32)
+                held = onnxruntime.OrtValue.ortvalue_from_numpy(room)
+                self.binding.bind_ortvalue_input(taken.name, held)
+                # The same memory: the graph writes new keys and values beside the old ones.
+                self.binding.bind_ortvalue_output(taken.name.replace(PAST, PRESENT), held)
+                self._held.append(held)
+
+
 class Graph:
-    """A model as an ONNX graph that takes and gives back the keys and values of the tokens seen so far.
+    """A model as an ONNX graph that keeps the keys and values of the tokens it has read.
 
     Args:
         path: the graph, `model.cache.onnx` or `model.int8.onnx`.
         threads: processors to use for one pass.
 
     Attributes:
-        max_seq_len: tokens that the keys and values may hold together.
+        max_seq_len: the longest text, in tokens.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -56,30 +85,45 @@ class Graph:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only; they are raised as well
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._past = [taken for taken in self._session.get_inputs() if taken.name != "ids"]
+        self._logits = next(output for output in self._session.get_outputs() if output.name == LOGITS)
         self.max_seq_len = int(self._session.get_modelmeta().custom_metadata_map["max_seq_len"])
 
-    def nothing(self, batch: int = 1) -> list[Floats]:
-        """The keys and values of no tokens: (B, K, 0, E) each."""
-        return [np.zeros((batch, taken.shape[1], 0, taken.shape[3]), dtype=np.float32) for taken in self._past]
+    def cache(self, batch: int = 1) -> Cache:
+        """An empty cache for so many rows."""
+        return Cache(self._session, batch, self.max_seq_len)
 
-    def step(self, ids: Ids, past: Sequence[Floats]) -> tuple[Floats, list[Floats]]:
-        """Read more tokens.
+    def step(self, ids: Ids, cache: Cache) -> Floats:
+        """Read more tokens; the cache then holds them, too.
 
         Args:
-            ids: (B, T), what follows the tokens of `past`.
-            past: of `nothing` or of the step before.
+            ids: (B, T), what follows the tokens of the cache; after some, T is 1 unless B is.
+            cache: of `cache`, with room for them.
 
         Returns:
-            (B, T, V) logits of the token that follows each, and the keys and values of all tokens.
+            (B, T, V) logits of the token that follows each.
         """
-        logits, *present = self._session.run(self._outputs, self.inputs(ids, past))
-        return logits, present
+        batch, length = ids.shape
+        total = cache.length + length
+        if total > self.max_seq_len:
+            raise ValueError(f"{total} tokens are more than {self.max_seq_len}, which the model can see")
+        logits = np.empty((batch, length, self._logits.shape[2]), dtype=np.float32)
+        for name, value in (IDS, np.ascontiguousarray(ids)), *_lengths(batch, total).items():
+            cache.binding.bind_cpu_input(name, value)
+        cache.binding.bind_ortvalue_output(LOGITS, onnxruntime.OrtValue.ortvalue_from_numpy(logits))
+        self._session.run_with_iobinding(cache.binding)
+        cache.length = total
+        return logits
 
-    def inputs(self, ids: Ids, past: Sequence[Floats]) -> dict[str, Ids | Floats]:
-        """The arguments of `step` by the names that the graph has for them."""
-        return {"ids": ids, **{taken.name: value for taken, value in zip(self._past, past, strict=True)}}
+    def whole(self, ids: Ids) -> dict[str, Any]:
+        """The arguments of the graph, by name, to read (B, T) ids from their beginning without a cache."""
+        past = [taken for taken in self._session.get_inputs() if taken.name.startswith(PAST)]
+        empty = {one.name: np.zeros((len(ids), one.shape[1], 0, one.shape[3]), dtype=np.float32) for one in past}
+        return {IDS: ids, **_lengths(*ids.shape), **empty}
+
+
+def _lengths(batch: int, total: int) -> dict[str, NDArray[np.int32]]:
+    """How many tokens there are with those of the past, as the graph takes it: in each row less one, and at most."""
+    return {LENGTH: np.full(batch, total - 1, dtype=np.int32), TOTAL: np.array(total, dtype=np.int32)}
 
 
 class Text:
@@ -198,13 +242,12 @@ class Runner:
         longest = self.graph.max_seq_len
         chance = np.random.default_rng(seed)
         seen = list(prompt)[-longest:]
-        fresh, past, held = seen, self.graph.nothing(), 0
+        fresh, cache = seen, self.graph.cache()
         for _ in range(max_new_tokens):
-            if held + len(fresh) > longest:
+            if cache.length + len(fresh) > longest:
                 seen = seen[-(longest // 2) :]
-                fresh, past, held = seen, self.graph.nothing(), 0
-            logits, past = self.graph.step(np.array([fresh], dtype=np.int64), past)
-            held += len(fresh)
+                fresh, cache = seen, self.graph.cache()
+            logits = self.graph.step(np.array([fresh], dtype=np.int64), cache)
             token = choose(logits[0, -1], temperature=temperature, top_k=top_k, top_p=top_p, chance=chance)
             if token == self.text.eos:
                 return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,6 @@ from pipeline.files import read_artefact
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.onnx import ONNXProgram
 
     from pipeline.models.model import Model
 
@@ -51,13 +49,6 @@ class Source:
         """The model.json of the folder."""
         found: dict[str, Any] = read_artefact(self.folder / "model.json", "model")
         return found
-
-    @cached_property
-    def generating(self) -> ONNXProgram:
-        """The graph that generates, which two formats are made from."""
-        from pipeline.export.onnx_files import generating_program  # noqa: PLC0415 - it imports this file
-
-        return generating_program(self)
 
 
 class Run:

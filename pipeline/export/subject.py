@@ -68,6 +68,7 @@ class Subject:
         self.threads = torch.get_num_threads()
         self._stack = ExitStack()
         self._runners: dict[Path, Runner | ExportError] = {}
+        self._nats: dict[bool, tuple[Inputs, float]] = {}  # whether of one document → rows and nats
 
     def __enter__(self) -> Self:
         return self
@@ -114,12 +115,18 @@ class Subject:
             raise ExportError(message, where=str(self.data_folder / name), hint="pass the data that the model is of")
         return read_encoded(self.data_folder, SPLIT)
 
-    @cached_property
-    def heldout_nats(self) -> tuple[Inputs, float]:
+    def reads_one_document(self, name: str) -> bool:
+        """Whether a format takes for one document what the model would keep apart, and is compared on one."""
+        return FORMATS[name].one_document and getattr(self.model, "separate_documents", False)
+
+    def heldout_nats(self, name: str) -> tuple[Inputs, float]:
         """Rows of held-out text, (B, T + 1) ids, and how surprised the source model is by them: see `Runner.nats`."""
         assert self.heldout is not None
-        rows = heldout_rows(self.heldout, self.model.max_seq_len)
-        return rows, self.source_runner().nats(rows)
+        one_document = self.reads_one_document(name)
+        if one_document not in self._nats:
+            rows = heldout_rows(self.heldout, self.model.max_seq_len, one_document=one_document)
+            self._nats[one_document] = rows, self.source_runner().nats(rows)
+        return self._nats[one_document]
 
     def path(self, name: str) -> Path:
         """What a format wrote."""

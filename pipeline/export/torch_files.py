@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 def write_torchscript(source: Source, path: Path) -> None:
     """Write a traced TorchScript module, which libtorch runs without Python."""
     import torch
+    from torch.jit._trace import TracerWarning
 
     console.warn("PyTorch has deprecated TorchScript: keep it for programs that need libtorch, prefer ONNX for others")
     with torch.no_grad(), _quiet_torchscript():
+        # GroupNorm looks whether there is more than one pixel to normalize: no matter how many pictures there are.
+        warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.nn\.functional")
         torch.jit.trace(source.model, (example(source.model),)).save(path)  # type: ignore[no-untyped-call]
 
 

@@ -2,6 +2,8 @@
 
 A format of PyTorch or a plain ONNX graph holds whatever a model computes. The others have a place for certain parts
 only; what has none would be left out in silence, and is refused instead, before anything is trained.
+
+`model.separate_documents` needs no place: it is about several documents in one text, and what an export reads is one.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 WRITES_TEXT = ("lm", "seq2seq")  # tasks
-_SHORTEST_CACHED = 4  # tokens: two of the past and two new ones, as fewer are constants for the exporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,8 @@ class Shape:
     model_type: str
     num_heads: int
     num_kv_heads: int | None
-    max_seq_len: int
     activation: str
     qk_norm: bool
-    separate_documents: bool
     tokenizer_type: str
 
     @classmethod
@@ -38,29 +37,24 @@ class Shape:
             arguments: of its class; what a class does not take is as if it were not asked for.
         """
         absent: dict[str, Any] = {
-            "num_heads": 1, "num_kv_heads": None, "max_seq_len": 0, "activation": "auto", "qk_norm": False,
-            "separate_documents": False,
+            "num_heads": 1, "num_kv_heads": None, "activation": "auto", "qk_norm": False,
         }  # fmt: skip
         found = {**absent, **arguments, "task_type": task_type, "tokenizer_type": tokenizer_type}
         return cls(**{field.name: found[field.name] for field in fields(cls)})
 
 
 SHAPE_READS = (
-    "task.task_type", "model.model_type", "model.num_heads", "model.num_kv_heads", "model.max_seq_len",
-    "model.activation", "model.qk_norm", "model.separate_documents", "tokenizer.tokenizer_type",
+    "task.task_type", "model.model_type", "model.num_heads", "model.num_kv_heads", "model.activation",
+    "model.qk_norm", "tokenizer.tokenizer_type",
 )  # fmt: skip
 
 Refusal = tuple[str, str]  # what the format has no place for, and what to do
 
 
 def _with_cache(shape: Shape) -> Refusal | None:
-    """Keys and values of one document, from a model that writes one token after the other."""
+    """Keys and values of a model that writes one token after the other."""
     if shape.task_type not in WRITES_TEXT:
         return f"task_type {shape.task_type} does not write text, which the cache is for", "take onnx"
-    if shape.separate_documents:
-        return "its cache is of one document, and model.separate_documents keeps several apart", "take onnx"
-    if shape.max_seq_len < _SHORTEST_CACHED:
-        return f"max_seq_len {shape.max_seq_len} is too short", f"set model.max_seq_len to {_SHORTEST_CACHED} or more"
     return None
 
 
@@ -70,7 +64,6 @@ def _in_transformers(shape: Shape) -> Refusal | None:
     grouped = shape.num_kv_heads not in (None, shape.num_heads)
     return _first(
         (shape.task_type not in WRITES_TEXT, f"its classes write text, task_type {shape.task_type} does not", _TAKE),
-        (shape.separate_documents, "its classes do not keep documents apart", _APART),
         (shape.tokenizer_type == "word", "its tokenizers cannot cut words as tokenizer_type word does", _TYPE),
         (
             shape.model_type == "llama" and shape.qk_norm and not gate,
@@ -90,7 +83,6 @@ def _in_llama_cpp(shape: Shape) -> Refusal | None:
     gate = shape.activation in ("auto", "swiglu")
     return _first(
         (shape.task_type not in WRITES_TEXT, f"it is for text, task_type {shape.task_type} writes none", _TAKE),
-        (shape.separate_documents, "llama.cpp does not keep documents apart", _APART),
         (shape.tokenizer_type not in ("unigram", "bpe"), f"it has no tokenizer {shape.tokenizer_type}", _TYPE),
         (
             shape.model_type != "llama" or not gate,
@@ -101,7 +93,6 @@ def _in_llama_cpp(shape: Shape) -> Refusal | None:
 
 
 _TAKE = "take onnx"
-_APART = "set model.separate_documents to false"
 _TYPE = "set tokenizer.tokenizer_type to unigram or bpe"
 
 

@@ -376,8 +376,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "E0442": Explanation(
         "PyTorch's formats and a plain ONNX graph hold whatever a model computes. The others have a place for certain "
         "parts only: what has none would be left out in silence, so it is refused before anything is trained.",
-        "model: {separate_documents: true}\nexport: {formats: [onnx_cache]}\n",
-        "model: {separate_documents: true}\nexport: {formats: [onnx]}\n",
+        "model: {activation: relu2}\nexport: {formats: [gguf]}\n",
+        "model: {activation: relu2}\nexport: {formats: [onnx]}\n",
     ),
     "E0443": Explanation(
         "8-bit arithmetic needs the range of every activation. `dynamic` measures it while the model runs; `static` "

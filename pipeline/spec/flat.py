@@ -170,6 +170,11 @@ def build_configs_for_mode(mode: str) -> tuple[TrainingConfig, Spec, Spec]:
     return config, task, spec_of(complete("evaluation", name, evaluation), name, "evaluation")
 
 
+def plain_spec(config: TrainingConfig | Spec) -> Spec:
+    """The spec, whichever of its two forms a caller has."""
+    return config.spec if isinstance(config, TrainingConfig) else config
+
+
 def compare_configs(first: TrainingConfig, second: TrainingConfig) -> dict[str, dict[str, Any]]:
     """How two configurations differ, with every default filled in; names are not compared.
 

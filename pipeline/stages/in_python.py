@@ -20,7 +20,7 @@ from pipeline.files import canonical_json, manifest_hash, sha256_bytes, verify_m
 from pipeline.models.model import Model
 from pipeline.paths import OUTPUT_OF
 from pipeline.spec import Spec
-from pipeline.spec.flat import TrainingConfig
+from pipeline.spec.flat import TrainingConfig, plain_spec
 from pipeline.stages.train_loop import metadata_of, optimizer_of, run_loop
 from pipeline.stages.train_result import now
 from pipeline.stages.train_setup import Setup, prepare_loss, seed_everything
@@ -85,7 +85,7 @@ def run_training(
             on.
     """
     started = time.monotonic()
-    spec = training_cfg.spec if isinstance(training_cfg, TrainingConfig) else training_cfg
+    spec = plain_spec(training_cfg)
     if spec.training.resume_from_checkpoint is not None:
         hint = "set it to null, and give the model the weights itself: pipeline.models.store.load_model reads them"
         raise TrainingError("training.resume_from_checkpoint is not for a model of your own", hint=hint)

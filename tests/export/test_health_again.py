@@ -22,7 +22,7 @@ from pipeline.export.checks import Check, custom_check
 from pipeline.export.compare import heldout_rows
 from pipeline.export.health import run_check
 from pipeline.export.subject import BUNDLE, Outcome
-from pipeline.files import output_folder, verify_manifest, write_artefact, write_manifest
+from pipeline.files import output_folder, read_artefact, verify_manifest, write_artefact, write_manifest
 from pipeline.models.store import save_model
 from pipeline.models.table import build_model
 from pipeline.paths import SPECS
@@ -102,6 +102,9 @@ def test_an_export_made_from_python_is_checked_kept_and_bundled(model_folder, da
     verify_manifest(tmp_path / "export", rebuild="")
     again = ExportHealthChecker(model_folder).run_all_checks(tmp_path / "export")
     assert next(check for check in again.checks if check.check_name == "bundle_validation").status == "passed"
+    carried = read_artefact(tmp_path / "export" / BUNDLE / "health_report.json", "health_report")
+    assert carried == report.to_dict()
+    assert carried["checks"][-1]["check_name"] == "bundle_validation"
 
 
 def test_an_unsound_export_is_told_of_and_not_kept(tmp_path, make_model_folder, data_folder, quick):
@@ -190,6 +193,14 @@ def test_held_out_rows_are_spread_over_the_split_and_a_short_split_is_one_row():
     assert (np.diff(rows[:, 0]) % 256 == 0).all()
     Split.tokens = np.arange(10)
     assert heldout_rows(Split, 256).tolist() == [list(range(10))]
+
+
+def test_held_out_rows_of_one_document_each_begin_one_and_reach_into_no_other():
+    class Split:
+        tokens = np.array([1, 5, 5, 2, 1, 6, 2, 1, 7, 7, 7, 7, 2, 1, 8, 8, 2])  # 4, 3, 6 and 4 tokens
+
+    assert heldout_rows(Split, 256, one_document=True).tolist() == [[1, 5, 5, 2], [1, 7, 7, 7], [1, 8, 8, 2]]
+    assert heldout_rows(Split, 2, one_document=True).tolist() == [[1, 5, 5], [1, 6, 2], [1, 7, 7], [1, 8, 8]]
 
 
 # Checks of other packages
