@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.stages.in_python import run_training
     from pipeline.tasks.language_model import LanguageModel as DecoderOnlyLMAdapter
     from pipeline.tasks.vision_classification import VisionClassification as VisionClassificationAdapter
+    from pipeline.tiers.exports import run_tier4_export_validation
+    from pipeline.tiers.run import run_tiers
 
 __all__ = [
     "CheckResult",
@@ -33,6 +35,8 @@ __all__ = [
     "export_model",
     "load_spec",
     "print_config_diff",
+    "run_tier4_export_validation",
+    "run_tiers",
     "run_training",
 ]
 __version__ = "0.1.0"
@@ -51,6 +55,8 @@ _HOMES = {  # name → module, and its name there
     "export_model": ("pipeline.export.making", "export_model"),
     "load_spec": ("pipeline.spec.load", "load_spec"),
     "print_config_diff": ("pipeline.spec.flat", "print_config_diff"),
+    "run_tier4_export_validation": ("pipeline.tiers.exports", "run_tier4_export_validation"),
+    "run_tiers": ("pipeline.tiers.run", "run_tiers"),
     "run_training": ("pipeline.stages.in_python", "run_training"),
 }
 

@@ -64,6 +64,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "training_metrics": Artefact(("reports/training_metrics.json",), _from("train")),
     "history": Artefact(("reports/history.csv",), _from("train"), form="csv"),
     "validation_report": Artefact(("reports/validation.json",), _from("validate")),
+    "tiers_report": Artefact(("tiers/report.json",), "foundry tiers"),
     "health_report": Artefact(("reports/health_report.json", "bundle/health_report.json"), _from("export")),
     "bundle_metadata": Artefact(("bundle/metadata.json",), _from("export")),
     "task_spec": Artefact(("configs/task_spec.json",), _from("export"), schema="bundle/task.json"),

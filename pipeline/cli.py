@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "Build what the spec describes.",
     "generate": "Continue a text with the trained model.",
     "classify": "Say which class a text or a picture belongs to.",
+    "tiers": "Examine a trained model, tier by tier.",
     "health": "Check an export again.",
     "compare": "Compare spec and results with a git revision.",
     "plots": "Draw the curves of a run into one HTML page.",

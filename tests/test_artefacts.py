@@ -60,6 +60,7 @@ OPEN = {
     ("checkpoint_state", "spec"): "the resolved spec",
     ("model", "model"): "arguments of the model's class",
     ("health_report", "details"): "figures of one check",
+    ("tiers_report", "details"): "figures of one check",
     ("lock", "settings"): "settings of the spec",
     ("resume_certificate", "settings"): "settings of the spec",
     ("resume_certificate", "overrides"): "settings of the spec",
@@ -68,6 +69,7 @@ OPEN = {
 ELSEWHERE = {
     "lock": "foundry lock",
     "resume_certificate": "foundry prove-resume",
+    "tiers_report": "foundry tiers",
     **dict.fromkeys(("pictures", "picture_report", "picture_tokenizer_report"), "stages at work on pictures"),
 }
 KINDS = [kind for kind in ARTEFACTS if kind not in ELSEWHERE]

@@ -207,10 +207,11 @@ def differences(model: Model, runner: Runner, *, one_document: bool = False) -> 
         ExportError: the export does not run on a shape, or answers with another shape than the model.
     """
     inputs = (random_inputs(model, *shape, one_document=one_document) for shape in shapes_of(model))
-    return [_difference(model, runner, ids) for ids in inputs]
+    return [difference(model, runner, ids) for ids in inputs]
 
 
-def _difference(model: Model, runner: Runner, ids: Inputs) -> Difference:
+def difference(model: Model, runner: Runner, ids: Inputs, *, relative_epsilon: float = _RELATIVE_EPSILON) -> Difference:
+    """The difference on some token ids or pictures. Raises as `differences`."""
     batch, shown = len(ids), None if isinstance(model, Cnn) else ids.shape[1]
     with torch.inference_mode():
         ours: Logits = model(torch.from_numpy(ids)).numpy()
@@ -221,7 +222,7 @@ def _difference(model: Model, runner: Runner, ids: Inputs) -> Difference:
         )
     with np.errstate(invalid="ignore"):  # infinity minus infinity is the NaN that we report
         apart = np.abs(theirs - ours)
-        relative = apart / (np.abs(ours) + _RELATIVE_EPSILON)
+        relative = apart / (np.abs(ours) + relative_epsilon)
     return Difference(batch, shown, float(apart.max()), float(relative.max()))
 
 
