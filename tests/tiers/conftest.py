@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 import torch
 from described import model_description
+from tiny_subjects import BRIEF, CLASSES, CORPUS, EXPORTED, MODELS, PICTURES, TEXT
 
+from pipeline.data.documents import Document, write_split
+from pipeline.data.encode import encode_corpus, metadata, write_metadata
 from pipeline.data.tokenizer import Tokenizer, train_tokenizer
+from pipeline.export.formats import write_formats
+from pipeline.files import manifest_hash, output_folder, write_artefact
 from pipeline.models.model import Model
+from pipeline.models.store import save_model
 from pipeline.models.table import build_model
+from pipeline.paths import SPECS
+from pipeline.spec import load_spec
 from pipeline.tasks.classify import TextClassification
 from pipeline.tasks.language_model import LanguageModel
 from pipeline.tasks.masked_lm import MaskedLanguageModel
@@ -22,37 +30,58 @@ from pipeline.tasks.vision_classification import VisionClassification
 from pipeline.tiers.run import examine, tier_settings
 from pipeline.tiers.subject import Subject
 
-TEXT = "the quick brown fox jumps over the lazy dog, and then it sleeps.\n" * 20
-SHAPE = {"vocab_size": 64, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "max_seq_len": 24}
-ENCODER = {"model_type": "bert", "pad_id": 3}
-PICTURES = {
-    "model_type": "cnn",
-    "image_size": [1, 8, 8],
-    "num_classes": 3,
-    "channel_mean": [0.5],
-    "channel_std": [0.3],
-    "stage_channels": [8, 16],
-    "blocks_per_stage": 1,
-    "norm_groups": 2,
-}
-CLASSES = ["a", "b", "c"]
-# task_type → arguments of the model's class.
-MODELS: Mapping[str, dict[str, Any]] = {
-    "lm": {**SHAPE, "model_type": "llama"},
-    "seq2seq": {**SHAPE, "model_type": "gpt"},
-    "masked_lm": {**SHAPE, **ENCODER, "separate_documents": True},
-    "text_classification": {**SHAPE, "model_type": "llama", "num_classes": 3, "pad_id": 3},
-    "vision_classification": PICTURES,
-}
-# Less of what only takes time.
-BRIEF = {"memory": {"batch_sizes": [1, 4]}, "output_stability": {"samples": 10}, "speed": {"timed_runs": 3}}
+
+@pytest.fixture(scope="session")
+def tokenizer_model() -> bytes:
+    return train_tokenizer(
+        [TEXT, "0123456789;"], tokenizer_type="bpe", vocab_size=64, byte_fallback=False, special_tokens=["<mask>"]
+    )
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(
-        train_tokenizer([TEXT], tokenizer_type="bpe", vocab_size=64, byte_fallback=False, special_tokens=["<mask>"])
-    )
+def tokenizer(tokenizer_model: bytes) -> Tokenizer:
+    return Tokenizer(tokenizer_model)
+
+
+@pytest.fixture(scope="session")
+def encode(tokenizer_model: bytes) -> Callable[[Path, Mapping[str, list[str]]], Path]:
+    """(folder, split → texts) → what the tokenizer stage leaves of them, in a folder inside it."""
+
+    def make(folder: Path, texts: Mapping[str, list[str]]) -> Path:
+        for split, documents in texts.items():
+            rows = (Document(f"{split}-{number}", text) for number, text in enumerate(documents))
+            (folder / "corpus").mkdir(parents=True, exist_ok=True)
+            write_split(folder / f"corpus/{split}.jsonl", rows)
+        tokenizer = Tokenizer(tokenizer_model)
+        with output_folder(folder / "tokenizer", stage="tokenizer", sections={}, inputs={}) as unfinished:
+            (unfinished / "tokenizer.model").write_bytes(tokenizer_model)
+            counts = encode_corpus(tokenizer, folder / "corpus", unfinished)
+            settings = {"tokenizer_type": "bpe", "special_tokens": ["<mask>"]}
+            write_metadata(unfinished, metadata(tokenizer, counts, settings=settings))
+        return folder / "tokenizer"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, encode: Callable[..., Path]) -> Path:
+    """A project in which everything is built, with a tiny model. Tests that change it copy it first."""
+    root = tmp_path_factory.mktemp("finished")
+    artifacts = root / "artifacts"
+    data = encode(artifacts, CORPUS)
+    arguments = MODELS["lm"]
+    torch.manual_seed(0)
+    spec = load_spec(SPECS / "experiment.yaml")
+    with output_folder(artifacts / "model", stage="train", sections={}, inputs={}, spec_hash=64 * "a") as folder:
+        save_model(folder, build_model(arguments), model_description(arguments))
+        write_artefact(folder / "spec.json", "spec", spec.to_dict())
+        for name in ("tokenizer.model", "tokenizer.json"):
+            (folder / name).write_bytes((data / name).read_bytes())
+    sections = {"export": {**spec.section("export"), "formats": EXPORTED}}
+    inputs = {"model": manifest_hash(artifacts / "model")}
+    with output_folder(artifacts / "export", stage="export", sections=sections, inputs=inputs) as folder:
+        write_formats(artifacts / "model", folder, formats=EXPORTED, opset=18)
+    return root
 
 
 @pytest.fixture(scope="session")

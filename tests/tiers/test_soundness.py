@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import MODELS
+from tiny_subjects import MODELS
 from torch import nn
 
 from pipeline.models.transformer import Transformer
@@ -180,3 +180,11 @@ def test_the_test_for_normality_is_that_of_scipy(count, draw):
     expected = stats.shapiro(values)
     assert statistic == pytest.approx(expected.statistic, abs=1e-4)
     assert p_value == pytest.approx(expected.pvalue, abs=2e-3)
+
+
+def test_the_guide_has_a_row_for_every_check(checkout):
+    text = (checkout / "docs/tiers.md").read_text(encoding="utf-8")
+
+    rows = re.findall(r"^\| `(\w+)` \| (\d) \| (\w+) \|", text, re.MULTILINE)
+
+    assert rows == [(check.name, str(check.tier), check.group) for check in CHECKS]
