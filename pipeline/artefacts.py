@@ -50,15 +50,20 @@ def _from(stage: str) -> str:
     return f"foundry run --from {stage} --force"
 
 
+def _of_pictures(row: str) -> dict[str, str]:
+    """One row for pictures, whether each has one class or any number of labels."""
+    return dict.fromkeys(("pictures", "multilabel_pictures"), row)
+
+
 # A path is of the first kind that it fits: names with a folder stand above the same names without.
 ARTEFACTS: Mapping[str, Artefact] = {
     "manifest": Artefact(("manifest.json",), "foundry run --force"),
     "dvc_outcome": Artefact(("status/dvc.json",), "foundry run"),
     "stage_status": Artefact(("status/*.json",), "foundry run"),
-    "corpus_report": Artefact(("reports/corpus.json",), _from("corpus"), variants={"pictures": "picture_report"}),
+    "corpus_report": Artefact(("reports/corpus.json",), _from("corpus"), variants=_of_pictures("picture_report")),
     "picture_report": Artefact(("reports/corpus.json",), _from("corpus")),
     "tokenizer_report": Artefact(
-        ("reports/tokenizer.json",), _from("tokenizer"), variants={"pictures": "picture_tokenizer_report"}
+        ("reports/tokenizer.json",), _from("tokenizer"), variants=_of_pictures("picture_tokenizer_report")
     ),
     "picture_tokenizer_report": Artefact(("reports/tokenizer.json",), _from("tokenizer")),
     "training_metrics": Artefact(("reports/training_metrics.json",), _from("train")),
@@ -74,7 +79,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
         tuple(f"corpus/{split}.jsonl" for split in ("train", "validation", "test")), _from("corpus"), form="jsonl"
     ),
     "pictures": Artefact(("corpus/pictures.json",), _from("corpus")),
-    "tokenizer": Artefact(("tokenizer.json",), _from("tokenizer"), variants={"pictures": "pictures"}),
+    "tokenizer": Artefact(("tokenizer.json",), _from("tokenizer"), variants=_of_pictures("pictures")),
     "model": Artefact(("model.json",), _from("train")),
     "spec": Artefact(("spec.json",), _from("train"), schema="bundle/experiment.json"),
     "samples": Artefact(("validation/samples.json",), _from("validate")),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.picture_table import read_table
 from pipeline.data.pictures import files_by_class
 from pipeline.errors import ArtifactError
 from pipeline.files import MANIFEST, read_json
@@ -18,11 +19,10 @@ def pictures_for(spec: Spec) -> Pictures:
     """The best figures that the project in the current folder has for a spec.
 
     Raises:
-        CorpusError: the spec names a folder that does not hold what it should.
+        CorpusError: the spec names a folder or a table that does not hold what it should.
     """
     dataset = spec.section("dataset")
-    found = digits if dataset["source"]["kind"] == "digits" else _of_folder
-    return _of_artifacts(dataset) or found(dataset)
+    return _of_artifacts(dataset) or _FOUND[dataset["source"]["kind"]](dataset)
 
 
 def _of_artifacts(dataset: dict[str, Any]) -> Pictures | None:
@@ -57,6 +57,27 @@ def _of_folder(dataset: dict[str, Any]) -> Pictures:
         known="estimated",
         source=f"the files in {source['path']}",
     )
+
+
+def _of_table(dataset: dict[str, Any]) -> Pictures:
+    source = dataset["source"]
+    rows = read_table(Path(source["path"]), where=source["path"])
+    return pictures_of(
+        len(rows),
+        dataset,
+        image_size=tuple(source["image_size"]),
+        num_classes=len({label for labels in rows.values() for label in labels}),
+        known="estimated",
+        source=f"the rows of {source['path']}",
+    )
+
+
+# dataset.source.kind → the figures of a source that is not read yet
+_FOUND: Mapping[str, Callable[[dict[str, Any]], Pictures]] = {
+    "digits": digits,
+    "image_folder": _of_folder,
+    "image_table": _of_table,
+}
 
 
 def picture_page(planned: dict[str, Any]) -> Iterator[str]:

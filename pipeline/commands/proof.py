@@ -403,7 +403,7 @@ def final_state(project: Path, spec: Spec) -> dict[str, str]:
     checkpoint = read_checkpoint(folder)
     progress = checkpoint.state["progress"]
     encoded = project / "artifacts/tokenizer"
-    task = TASKS[spec.task.task_type].open(encoded, spec.section("model"))
+    task = TASKS[spec.task.task_type].task(encoded, spec.section("model"), spec.section("task"))
     batches = task.batches(
         read_encoded(encoded, "train"),
         batch_size=spec.training.batch_size * (asked_devices(spec.section("hardware")) or 1),

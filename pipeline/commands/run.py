@@ -116,7 +116,7 @@ def changed_sources() -> str:
 
     DVC does not know these files: the spec names them, not dvc.yaml.
     """
-    from pipeline.data.pictures import files_of_folder
+    from pipeline.data.pictures import PICTURE_SOURCES, files_of_source
     from pipeline.data.sources import own_files
     from pipeline.files import MANIFEST, sha256_file
     from pipeline.spec import load_spec
@@ -127,8 +127,8 @@ def changed_sources() -> str:
         return ""
     try:
         recorded: dict[str, str] = read_artefact(manifest, "manifest")["inputs"]
-        pictures = source["kind"] == "image_folder"
-        files = files_of_folder(source["path"], Path()) if pictures else own_files(source, Path())
+        of_pictures = source["kind"] in PICTURE_SOURCES
+        files = files_of_source(source, Path()) if of_pictures else own_files(source, Path())
         now = {name: sha256_file(path) for name, path in files.items()}
     except (FoundryError, OSError):
         return ""  # a stage finds the same and says what to do about it

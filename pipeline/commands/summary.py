@@ -17,6 +17,7 @@ _USES = {
     "masked_lm": ("artifacts/validation/samples.json   what the model fills in", "hidden tokens"),
     "text_classification": ("foundry classify TEXT           its class, by the model", "texts"),
     "vision_classification": ("foundry classify FILE           the class of a picture", "pictures"),
+    "vision_multilabel": ("foundry classify FILE           the labels of a picture", "labels"),
 }
 _USE = ('foundry generate "To be, or"   text from the model', "tokens")
 
@@ -55,6 +56,7 @@ def _quality() -> list[str]:
     good = [
         _figure(f"validation loss {{:.4f}} nats per {targets.removesuffix('s')}", final.get("best_val_loss")),
         _figure("accuracy {:.1%}", held_out.get("metrics", {}).get("accuracy")),
+        _figure("micro F1 {:.1%}", held_out.get("metrics", {}).get("micro_f1")),
         _figure("{:.4f} bits per byte", _find(held_out, "bits_per_byte") or final.get("bits_per_byte")),
     ]
     fast = [_figure(f"{{:,.0f}} {targets}/s in training", final.get("tokens_per_second"))]

@@ -150,10 +150,10 @@ class Pairs(_Texts):
 
 
 class Pictures:
-    """Rows of one (C, H, W) uint8 picture and the number of its class.
+    """Rows of one (C, H, W) uint8 picture and the number of its class, or the (K,) yes and no of its labels.
 
     Args:
-        split: of kind `pictures`.
+        split: of kind `pictures` or `multilabel_pictures`.
     """
 
     def __init__(self, split: EncodedSplit) -> None:
@@ -163,13 +163,13 @@ class Pictures:
         return len(self._labels)
 
     def row(self, index: int) -> Row:
-        """Pixels and class of one picture."""
+        """Pixels of one picture, and what it is of."""
         return self._pictures[index], np.array(self._labels[index], np.int64)
 
-    def targets(self, index: int) -> int:  # noqa: ARG002 - of any picture
-        """One: its class."""
-        return 1
+    def targets(self, index: int) -> int:
+        """One, its class; or as many as there are labels."""
+        return int(self._labels[index].size)
 
     def blank(self) -> Row:
-        """A black picture, and no class."""
-        return np.zeros(self._pictures.shape[1:], np.uint8), np.array(IGNORED, np.int64)
+        """A black picture, of which nothing counts."""
+        return np.zeros(self._pictures.shape[1:], np.uint8), np.full(self._labels.shape[1:], IGNORED, np.int64)

@@ -24,6 +24,7 @@ ARRAYS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "labelled_texts": {**_TEXT, "labels": (".labels.bin", "int64")},
     "pairs": {**_TEXT, "middles": (".middles.bin", "int64")},
     "pictures": {"pictures": (".pictures.bin", "uint8"), "labels": (".labels.bin", "int64")},
+    "multilabel_pictures": {"pictures": (".pictures.bin", "uint8"), "labels": (".labels.bin", "uint8")},
 }
 
 
@@ -42,6 +43,7 @@ class EncodedSplit:
       int64, where the second `<s>` of each stands.
     * `pictures`: `<split>.pictures.bin` is `pictures` (N, C, H, W) uint8, with white as 255, all of one `image_size`;
       `<split>.labels.bin` is `labels` (N,) int64, the number of each picture's class.
+    * `multilabel_pictures`: the same, and `labels` is (N, K) uint8, 1 where a picture has a label and 0 where not.
 
     A split without documents has empty files. `metadata["splits"][name]` counts what the files hold (`documents` and
     more, by kind), `metadata["classes"]` lists the names of classes in the order of their numbers.
@@ -83,9 +85,10 @@ class EncodedSplit:
         return self.arrays["pictures"].reshape(-1, *self.metadata["image_size"])
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) numbers of the classes, for kinds that have some."""
-        return self.arrays["labels"]
+    def labels(self) -> NDArray[Any]:
+        """(N,) numbers of the classes, for kinds that have some; of labels, (N, K) whether a picture has each."""
+        several = self.metadata["kind"] == "multilabel_pictures"
+        return self.arrays["labels"].reshape(-1, *([len(self.metadata["classes"])] if several else []))
 
     def first(self, most: int | None) -> EncodedSplit:
         """The split with no more than so many documents, the first ones; None keeps all.
@@ -94,14 +97,16 @@ class EncodedSplit:
         """
         if most is None or most >= self.documents:
             return self
-        kept = {name: array[:most] for name, array in self.arrays.items() if name not in ("tokens", "offsets")}
+        kept = {
+            name: array[: most * len(array) // self.documents]  # so many entries each
+            for name, array in self.arrays.items()
+            if name not in ("tokens", "offsets")
+        }
         counts = {"documents": most}
         if "tokens" in self.arrays:
             end = int(self.arrays["offsets"][most])
             kept |= {"tokens": self.arrays["tokens"][:end], "offsets": self.arrays["offsets"][: most + 1]}
             counts["tokens"] = end
-        if "pictures" in self.arrays:
-            kept["pictures"] = self.arrays["pictures"][: most * len(self.arrays["pictures"]) // self.documents]
         splits = {**self.metadata["splits"], self.name: counts}
         return replace(self, metadata={**self.metadata, "splits": splits}, arrays=kept)
 
@@ -141,7 +146,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 def beside_model(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """The files of an encoded corpus that a model made from it cannot be used without."""
-    return (METADATA,) if metadata["kind"] == "pictures" else ("tokenizer.model", METADATA)
+    return (METADATA,) if "pictures" in ARRAYS[metadata["kind"]] else ("tokenizer.model", METADATA)
 
 
 def map_array(path: Path, dtype: str) -> NDArray[Any]:

@@ -1,8 +1,9 @@
 """Pictures as they lie on disk, from the corpus stage to the trained model.
 
-Per split two files, little-endian: `<split>.pictures.bin`, uint8 (N, C, H, W), and `<split>.labels.bin`, int64 (N,); a
-split without pictures has empty files. `pictures.json` beside them says how they are read: size, classes, and the
-brightness of the training split. The tokenizer stage carries all of it on.
+Per split two files, little-endian: `<split>.pictures.bin`, uint8 (N, C, H, W), and `<split>.labels.bin`: the class of
+each, int64 (N,), or 1 where a picture has a label, uint8 (N, K). A split without pictures has empty files.
+`pictures.json` beside them says how they are read: size, classes, and the brightness of the training split. The
+tokenizer stage carries all of it on.
 """
 
 from __future__ import annotations
@@ -18,18 +19,34 @@ from numpy.typing import NDArray
 from pipeline.data.splits import SPLITS
 from pipeline.files import read_artefact, write_artefact
 
-KIND = "pictures"  # what pictures.json and tokenizer.json say that the corpus is made of
+KIND, SEVERAL = "pictures", "multilabel_pictures"  # what pictures.json and tokenizer.json say the corpus is made of
 DESCRIPTION = "pictures.json"
 FORMAT_VERSION = 1  # of pictures.json and of the reports
 PICTURES, LABELS = ".pictures.bin", ".labels.bin"  # how the files of a split end
 
 
-def write_split(folder: Path, name: str, pixels: Iterable[NDArray[np.uint8]], labels: Sequence[int]) -> None:
-    """Write the two files of a split: (C, H, W) pixels of each picture, and the number of its class."""
+def write_split(
+    folder: Path, name: str, pixels: Iterable[NDArray[np.uint8]], labels: Sequence[Sequence[int]], *, several: int
+) -> None:
+    """Write the two files of a split.
+
+    Args:
+        folder: where to.
+        name: of the split.
+        pixels: (C, H, W) of each picture.
+        labels: numbers of what each picture is of.
+        several: how many labels there are that a picture has any number of; 0: each has one class.
+    """
     with (folder / f"{name}{PICTURES}").open("wb") as file:
         for picture in pixels:
             file.write(picture.tobytes())
-    (folder / f"{name}{LABELS}").write_bytes(np.array(labels, dtype="<i8").tobytes())
+    if several:
+        array = np.zeros((len(labels), several), np.uint8)
+        for row, numbers in zip(array, labels, strict=True):
+            row[list(numbers)] = 1
+    else:
+        array = np.array([number for (number,) in labels], dtype="<i8")
+    (folder / f"{name}{LABELS}").write_bytes(array.tobytes())
 
 
 def carry_on(corpus: Path, folder: Path) -> dict[str, Any]:
@@ -49,7 +66,7 @@ def carry_on(corpus: Path, folder: Path) -> dict[str, Any]:
     write_artefact(folder / "tokenizer.json", "tokenizer", description)
     return {
         "format_version": FORMAT_VERSION,
-        "kind": KIND,
+        "kind": description["kind"],
         "classes": len(description["classes"]),
         "image_size": description["image_size"],
         "splits": description["splits"],

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.picture_arrays import DESCRIPTION, FORMAT_VERSION, KIND, write_split
+from pipeline.data.picture_arrays import DESCRIPTION, FORMAT_VERSION, KIND, SEVERAL, write_split
 from pipeline.data.pictures import Picture, PictureSource, count_by_class
 from pipeline.data.splits import SPLITS, place_of, split_of
 from pipeline.errors import CorpusError
@@ -62,7 +62,8 @@ def build_picture_corpus(
         max_val_samples: the same for validation.
 
     Raises:
-        CorpusError: two classes share a picture, a split with a share gets none, or a class has none to learn from.
+        CorpusError: a picture is there twice and is not of the same, a split with a share gets none, or a class has
+            none to learn from.
     """
     kept, duplicates = _without_duplicates(source, drop=drop_duplicates)
     settings: dict[str, Any] = {
@@ -75,9 +76,10 @@ def build_picture_corpus(
     splits = split_pictures(kept, **settings)
     _check_classes(splits, source.classes)
     mean, std = channel_figures(splits["train"])
+    kind = SEVERAL if source.several else KIND
     description = {
         "format_version": FORMAT_VERSION,
-        "kind": KIND,
+        "kind": kind,
         "dtype": "uint8",
         "image_size": list(source.size),
         "fit": source.fit,
@@ -88,7 +90,7 @@ def build_picture_corpus(
     }
     report = {
         "format_version": FORMAT_VERSION,
-        "kind": KIND,
+        "kind": kind,
         "dataset_name": dataset_name,
         "inputs": source.inputs,
         "image_size": list(source.size),
@@ -106,6 +108,7 @@ def build_picture_corpus(
                 "pictures": len(splits[name]),
                 "fraction": round(len(splits[name]) / sum(map(len, splits.values())), 6),
                 "by_class": count_by_class(splits[name], source.classes),
+                **({"without_label": sum(not one.labels for one in splits[name])} if source.several else {}),
             }
             for name in SPLITS
         },
@@ -164,8 +167,10 @@ def channel_figures(pictures: Sequence[Picture]) -> tuple[list[float], list[floa
 
 def write_picture_corpus(corpus: PictureCorpus, folder: Path) -> None:
     """Write the arrays of every split and pictures.json. See `picture_arrays`."""
+    several = len(corpus.description["classes"]) if corpus.description["kind"] == SEVERAL else 0
     for name, pictures in corpus.splits.items():
-        write_split(folder, name, (picture.pixels for picture in pictures), [picture.label for picture in pictures])
+        pixels, labels = (picture.pixels for picture in pictures), [picture.labels for picture in pictures]
+        write_split(folder, name, pixels, labels, several=several)
     write_artefact(folder / DESCRIPTION, "pictures", corpus.description)
 
 
@@ -175,16 +180,21 @@ def _without_duplicates(source: PictureSource, *, drop: bool) -> tuple[list[Pict
     duplicates, kept = [], []
     for picture in source.pictures:
         earlier = first.setdefault(picture.hash, picture)
-        if earlier.label != picture.label:
-            classes = f"{source.classes[earlier.label]} and {source.classes[picture.label]}"
-            hint = "decide which class is right, and remove the other file"
-            message = f"the same picture is of two classes, {classes}; the other one is {earlier.name}"
+        if earlier.labels != picture.labels:
+            both = " and ".join(_in_words(one, source.classes) for one in (earlier, picture))
+            what = "two sets of labels" if source.several else "two classes"
+            hint = "decide which is right, and remove the other file"
+            message = f"the same picture is of {what}, {both}; the other one is {earlier.name}"
             raise CorpusError(message, where=picture.name, hint=hint)
         if earlier is not picture:
             duplicates.append((earlier.name, picture.name))
         if earlier is picture or not drop:
             kept.append(picture)
     return kept, duplicates
+
+
+def _in_words(picture: Picture, classes: list[str]) -> str:
+    return ", ".join(classes[label] for label in picture.labels) or "none"
 
 
 def _sample(pictures: list[Picture], limit: int | None, seed: int) -> list[Picture]:
@@ -198,7 +208,7 @@ def _sample(pictures: list[Picture], limit: int | None, seed: int) -> list[Pictu
 def _check_classes(splits: PictureSplits, classes: list[str]) -> None:
     counts = count_by_class(splits["train"], classes)
     if missing := [name for name, count in counts.items() if count == 0]:
-        message = f"the class {missing[0]} has no picture in the training split"
+        message = f"no picture of {missing[0]} is in the training split"
         hint = "add pictures of it, raise dataset.max_train_samples, or try another dataset.split_seed"
         raise CorpusError(message, hint=hint)
 
@@ -212,7 +222,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     warnings = []
     if count := report["ignored"]["files"]:
         first = report["ignored"]["examples"][0]
-        warnings.append(f"{count} files are no pictures by their names and were left out, as {first}")
+        reason = "not named in the table" if report["kind"] == SEVERAL else "no pictures by their names"
+        warnings.append(f"{count} files are {reason} and were left out, as {first}")
     for name in ("validation", "test"):
         counts = report["splits"][name]["by_class"]
         missing = [label for label, count in counts.items() if count == 0]

@@ -1,10 +1,10 @@
-"""Pictures of a source as arrays: handwritten digits of scikit-learn, or the files in a folder of class folders."""
+"""Pictures of a source as arrays: digits of scikit-learn, files in class folders, files that a table names."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.picture_files import INSTALL, Pixels, Size, decode_picture, read_picture_file
+from pipeline.data.picture_table import read_table
 from pipeline.data.sources import name_of
 from pipeline.errors import CorpusError
-from pipeline.files import sha256_bytes
+from pipeline.files import sha256_bytes, sha256_file
 
 MAX_BYTES = 2_000_000_000  # of all pictures together, which are held in memory
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -26,12 +27,12 @@ class Picture:
 
     Attributes:
         name: where it is from, for messages and reports.
-        label: number of its class.
+        labels: numbers of what it is of, ascending: its class alone, or any number of labels.
         pixels: (C, H, W); see `Pixels`.
     """
 
     name: str
-    label: int
+    labels: tuple[int, ...]
     pixels: Pixels
 
     @cached_property
@@ -46,13 +47,14 @@ class PictureSource:
 
     Attributes:
         pictures: in a fixed order, all of one size.
-        classes: names, in the order of their numbers.
+        classes: names of the classes or labels, in the order of their numbers.
         size: of every picture.
         fit: how pictures of another size were brought to it, and others will be: a key of `picture_files.FITS`.
         inputs: what they were read from → SHA-256 of its bytes.
         bytes: bytes of what was read.
         resized: how many files had another size.
-        ignored: files that are not pictures by their names.
+        ignored: files that were left out: not pictures by their names, or not in the table.
+        several: whether a picture has any number of labels, not one class.
     """
 
     pictures: list[Picture]
@@ -63,6 +65,7 @@ class PictureSource:
     bytes: int
     resized: int = 0
     ignored: tuple[str, ...] = ()
+    several: bool = False
 
 
 def fetch_pictures(source: Mapping[str, Any], *, project: Path) -> PictureSource:
@@ -96,7 +99,7 @@ def read_digits(*, project: Path) -> PictureSource:  # noqa: ARG001 - every sour
     shades = found.images.astype(np.int64)  # (N, 8, 8), 0 to 16
     pixels = ((shades * 255 + 8) // 16).astype(np.uint8)[:, np.newaxis]
     labels = found.target.astype("<i8")
-    pictures = [Picture(f"digit {n}", int(label), pixels[n]) for n, label in enumerate(labels)]
+    pictures = [Picture(f"digit {n}", (int(label),), pixels[n]) for n, label in enumerate(labels)]
     data = pixels.tobytes() + labels.tobytes()
     inputs = {"scikit-learn digits": sha256_bytes(data)}
     return PictureSource(pictures, [str(name) for name in found.target_names], (1, 8, 8), "pad", inputs, len(data))
@@ -123,37 +126,87 @@ def read_image_folder(*, path: str, image_size: list[int], fit: str = "crop", pr
     if empty := [name for name, (found, _) in files.items() if not found]:
         hint = f"pictures end in {', '.join(ENDINGS)}; add some or remove the folder"
         raise CorpusError(f"the class {empty[0]} has no picture", where=f"{path}/{empty[0]}", hint=hint)
-    count = sum(len(found) for found, _ in files.values())
-    if count * int(np.prod(size)) > MAX_BYTES:
-        message = f"{count:,} pictures of {' x '.join(map(str, size))} are more than {MAX_BYTES:,} bytes"
-        raise CorpusError(message, where=path, hint="lower dataset.source.image_size, or take fewer files")
-    pictures, inputs, read_bytes, resized = [], {}, 0, 0
-    for label, (found, _) in enumerate(files.values()):
-        for file in found:
-            name = name_of(file, project)
-            data = read_picture_file(file, name)
-            pixels, was_resized = decode_picture(data, name=name, size=size, fit=fit)
-            pictures.append(Picture(name, label, pixels))
-            inputs[name] = sha256_bytes(data)
-            read_bytes += len(data)
-            resized += was_resized
+    wanted = [(file, (label,)) for label, (found, _) in enumerate(files.values()) for file in found]
     ignored = tuple(name_of(file, project) for _, others in files.values() for file in others)
-    return PictureSource(pictures, list(files), size, fit, inputs, read_bytes, resized, ignored)
+    return replace(_read(wanted, size=size, fit=fit, where=path, project=project), classes=list(files), ignored=ignored)
 
 
-def files_of_folder(path: str, project: Path) -> dict[str, Path]:
-    """Name in the corpus → file, for every picture in a folder of class folders.
+def read_image_table(*, path: str, image_size: list[int], fit: str = "crop", project: Path) -> PictureSource:
+    """Pictures that a table names, each with any number of labels. See `picture_table.read_table`.
+
+    Pictures that lie in the same folders and are not named in the table are left out.
+
+    Args:
+        path: the table, relative to the project.
+        image_size: see `read_image_folder`, as for the next two.
+        fit: a key of `picture_files.FITS`.
+        project: the folder that the path is relative to.
 
     Raises:
-        CorpusError: the folder does not exist, or has fewer than two classes.
+        CorpusError: the table cannot be read, or names fewer than two labels; a file is missing, damaged, too large or
+            not of the right size; or all of them would not fit into memory.
     """
-    classes = files_by_class(path, project).values()
-    return {name_of(file, project): file for found, _ in classes for file in found}
+    table = project / path
+    rows = read_table(table, where=path)
+    classes = sorted({label for labels in rows.values() for label in labels})
+    if len(classes) < 2:
+        there = f"only {classes[0]}" if classes else "none"
+        raise CorpusError(f"there must be two labels or more, and there is {there}", where=path, hint="add pictures")
+    numbers = {label: number for number, label in enumerate(classes)}
+    wanted = [(table.parent / name, tuple(sorted(map(numbers.__getitem__, rows[name])))) for name in sorted(rows)]
+    size: Size = (image_size[0], image_size[1], image_size[2])
+    found = _read(wanted, size=size, fit=fit, where=path, project=project)
+    inputs = {name_of(table, project): sha256_file(table), **found.inputs}
+    ignored = tuple(name_of(file, project) for file in _beside([file for file, _ in wanted]))
+    return replace(found, classes=classes, ignored=ignored, inputs=inputs, several=True)
+
+
+def _beside(files: Sequence[Path]) -> list[Path]:
+    """Pictures in the folders of some files that are not among them."""
+    named, folders = set(files), sorted({file.parent for file in files})
+    there = (file for folder in folders for file in sorted(folder.iterdir()) if not file.name.startswith("."))
+    return [file for file in there if file.suffix.lower() in ENDINGS and file not in named]
+
+
+def _read(
+    wanted: Sequence[tuple[Path, tuple[int, ...]]], *, size: Size, fit: str, where: str, project: Path
+) -> PictureSource:
+    """Picture files, each with the numbers of what it is of; the names of those are not known here."""
+    if len(wanted) * int(np.prod(size)) > MAX_BYTES:
+        message = f"{len(wanted):,} pictures of {' x '.join(map(str, size))} are more than {MAX_BYTES:,} bytes"
+        raise CorpusError(message, where=where, hint="lower dataset.source.image_size, or take fewer files")
+    pictures, inputs, read_bytes, resized = [], {}, 0, 0
+    for file, labels in wanted:
+        name = name_of(file, project)
+        data = read_picture_file(file, name)
+        pixels, was_resized = decode_picture(data, name=name, size=size, fit=fit)
+        pictures.append(Picture(name, labels, pixels))
+        inputs[name] = sha256_bytes(data)
+        read_bytes += len(data)
+        resized += was_resized
+    return PictureSource(pictures, [], size, fit, inputs, read_bytes, resized)
+
+
+def files_of_source(source: Mapping[str, Any], project: Path) -> dict[str, Path]:
+    """Name in the corpus → file, for every file that a source of pictures reads; empty where it reads none.
+
+    Raises:
+        CorpusError: the source cannot be had.
+    """
+    if source["kind"] == "image_folder":
+        files = [file for found, _ in files_by_class(source["path"], project).values() for file in found]
+    elif source["kind"] == "image_table":
+        table = project / source["path"]
+        files = [table, *(table.parent / name for name in read_table(table, where=source["path"]))]
+    else:
+        files = []
+    return {name_of(file, project): file for file in files}
 
 
 PICTURE_SOURCES: Mapping[str, Callable[..., PictureSource]] = {
     "digits": read_digits,
     "image_folder": read_image_folder,
+    "image_table": read_image_table,
 }
 
 
@@ -189,6 +242,6 @@ def _files_of_class(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def count_by_class(pictures: list[Picture], classes: list[str]) -> dict[str, int]:
-    """How many pictures each class has, in the order of the classes."""
-    counts = Counter(picture.label for picture in pictures)
+    """How many pictures each class or label has, in the order of the classes."""
+    counts = Counter(label for picture in pictures for label in picture.labels)
     return {name: counts[label] for label, name in enumerate(classes)}

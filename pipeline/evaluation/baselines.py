@@ -2,7 +2,8 @@
 
 For texts: held-out bits per byte of two models of counts, on the same tokens. Both score every token of the held-out
 array after the first, exactly those that the neural model is scored on. For hidden tokens: how often each token occurs,
-whatever is around it. For classes: always the most frequent one.
+whatever is around it. For classes: always the most frequent one. For labels: how often each
+occurs, whatever the picture.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.encoded import EncodedSplit
+from pipeline.tasks.vision_multilabel import precision_recall_f1
 
 _MAX_VOCABULARY = 2_000_000  # a trigram is one int64: V³ must stay below 2⁶³ ≈ (2,097,152)³
 
@@ -49,6 +51,27 @@ def majority_baseline(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, f
     """`majority_accuracy`: how often the most frequent class of the training split is right, as a fraction."""
     most = np.bincount(train.labels).argmax()
     return {"majority_accuracy": float((heldout.labels == most).mean())}
+
+
+def label_baseline(train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
+    """What is reached without looking at a picture.
+
+    Returns:
+        `frequency_loss`: nats per label, where each is as likely as it is frequent in the training split, counted with
+        one picture more that has it and one that has not. `majority_exact_match`: how often the most frequent set of
+        labels of the training split is right, as a fraction. `every_label_micro_f1`: micro F1 of giving every picture
+        every label, as a fraction.
+    """
+    share = (train.labels.sum(axis=0) + 1) / (len(train.labels) + 2)  # (K,)
+    nats = -np.log(np.where(heldout.labels == 1, share, 1 - share))  # (N, K)
+    sets, counts = np.unique(train.labels, axis=0, return_counts=True)
+    right = (heldout.labels == sets[counts.argmax()]).all(axis=1)
+    _, _, every = precision_recall_f1(np.full(heldout.labels.shape, fill_value=True), heldout.labels == 1)
+    return {
+        "frequency_loss": float(nats.mean()),
+        "majority_exact_match": float(right.mean()),
+        "every_label_micro_f1": every,
+    }
 
 
 def copy_baseline(_train: EncodedSplit, heldout: EncodedSplit) -> dict[str, float]:
@@ -188,4 +211,5 @@ BASELINES: Mapping[str, Callable[[EncodedSplit, EncodedSplit], dict[str, float]]
     "seq2seq": copy_baseline,
     "text_classification": majority_baseline,
     "vision_classification": majority_baseline,
+    "vision_multilabel": label_baseline,
 }

@@ -64,7 +64,7 @@ def measure(folder: Path, prompt: str) -> dict[str, Any]:
 
 
 def _answers(model: Model, ids: list[int], count: int) -> Iterator[int]:
-    """So many tokens or classes."""
+    """So many tokens, or answers with classes or labels."""
     if isinstance(model, Transformer):
         yield from generate(model, ids, max_new_tokens=count)
         return

@@ -17,8 +17,8 @@ from pipeline.evaluation.budgets import Verdict, as_dicts, judge, overall
 from pipeline.evaluation.metrics import quantile, reported
 from pipeline.files import sha256_file, verify_manifest
 from pipeline.models.store import BEST, read_model
+from pipeline.tasks.picture_task import PictureTask
 from pipeline.tasks.table import TASKS
-from pipeline.tasks.vision_classification import VisionClassification
 
 REPORT_FORMAT = 1
 _MB = 1_000_000  # bytes
@@ -69,16 +69,16 @@ def validate_model(
     model, description = read_model(model_folder)
     task_type = description["task_type"]
     heldout = read_heldout(tokenizer_folder, split)
-    task = TASKS[task_type].open(model_folder, description["model"])
+    task = TASKS[task_type].task(model_folder, description["model"], description)
     found = task.evaluate(model, heldout)
     reference = BASELINES[task_type](read_encoded(tokenizer_folder, "train"), heldout)
-    if isinstance(task, VisionClassification):
-        made, confusion = task.samples_of(model, heldout), task.confusion(model, heldout)
+    details: dict[str, Any] = {}
+    if isinstance(task, PictureTask):
+        made, details = task.samples_of(model, heldout), task.details(model, heldout)
     else:
         made = task.samples(
             model, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=generation_seed
         )
-        confusion = None
     samples = [{"prompt": sample.prompt, "text": sample.shown, "new_tokens": sample.new_tokens} for sample in made]
     probed = probe(model_folder, prompts[0])
     latencies = probed["latencies_ms"]
@@ -109,7 +109,7 @@ def validate_model(
         "metrics": _rounded(reported(found)),
         "baselines": _rounded(reference),
         "scored": {"documents": heldout.documents, "tokens": found.targets, "bytes": heldout.bytes},
-        **({} if confusion is None else {"confusion": confusion}),
+        **details,
         "inference": inference,
         "budgets": as_dicts(verdicts),
         "samples": samples,

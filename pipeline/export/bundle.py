@@ -170,6 +170,7 @@ def _about(
         "health_score": health["health_score"],
         "all_passed": health["all_passed"],
         **({"classes": encoded["classes"]} if "classes" in encoded else {}),
+        **({"label_threshold": description["label_threshold"]} if "label_threshold" in description else {}),
         **pictures,
         **text,
     }
@@ -191,7 +192,7 @@ def task_document(spec: Mapping[str, Any], model: Model, about: Mapping[str, Any
         model: the model.
         about: what goes into metadata.json.
     """
-    pictures, classes = "image_size" in about, about.get("classes")
+    pictures, classes, several = "image_size" in about, about.get("classes"), "label_threshold" in about
     document = {
         "schema_version": 1,
         "kind": "task",
@@ -200,8 +201,9 @@ def task_document(spec: Mapping[str, Any], model: Model, about: Mapping[str, Any
         "model_family": "decoder_only" if isinstance(model, Transformer) else "encoder_only",
         "modality": "vision" if pictures else "text",
         "input_fields": ["image"] if pictures else ["input_ids"],
-        "target_field": None if classes is None else "label",
-        "metrics": ["loss", "accuracy"],
+        "target_field": None if classes is None else "labels" if several else "label",
+        **({"loss_type": "bce_with_logits"} if several else {}),
+        "metrics": ["loss", "f1" if several else "accuracy"],
         "input_schema": {"image_size": about["image_size"]} if pictures else {"max_length": about["max_seq_len"]},
         **({} if classes is None else {"output_schema": {"num_classes": len(classes)}}),
     }

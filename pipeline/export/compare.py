@@ -290,14 +290,28 @@ def heldout_rows(split: EncodedSplit, max_seq_len: int, *, one_document: bool = 
     return np.stack([split.tokens[start : start + length] for start in starts]).astype(np.int64)
 
 
-def classes_of(model: Model, runner: Runner, split: EncodedSplit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The classes that a model and an export choose for the first inputs of a split, (N,) each."""
-    ours, theirs = [], []
+def same_classes(model: Model, runner: Runner, split: EncodedSplit, *, threshold: float | None) -> NDArray[np.bool_]:
+    """Whether an export chooses what a model chooses, (N,), for the first inputs of a split.
+
+    Args:
+        model: in evaluation mode.
+        runner: the export.
+        split: of inputs that have classes or labels.
+        threshold: of models that give any number of labels, all of which must be the same; None: the likeliest class.
+    """
+    same = []
     for given in _inputs(model, split):
         with torch.inference_mode():
-            ours.append(model(torch.from_numpy(given)).numpy().argmax(axis=-1))
-        theirs.append(runner.logits(given).argmax(axis=-1))
-    return np.concatenate(ours), np.concatenate(theirs)
+            ours: Logits = model(torch.from_numpy(given)).numpy()
+        theirs = runner.logits(given)
+        same.append((_chosen(ours, threshold) == _chosen(theirs, threshold)).all(axis=-1))
+    return np.concatenate(same)
+
+
+def _chosen(logits: Logits, threshold: float | None) -> NDArray[Any]:
+    """(N, K) logits → (N, 1) the likeliest class, or (N, K) whether each label is given."""
+    chosen: NDArray[Any] = logits.argmax(axis=-1)[:, np.newaxis]
+    return chosen if threshold is None else logits >= math.log(threshold / (1 - threshold))
 
 
 def _inputs(model: Model, split: EncodedSplit) -> Iterator[Inputs]:
@@ -311,15 +325,15 @@ def _inputs(model: Model, split: EncodedSplit) -> Iterator[Inputs]:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of each timed pass of the model in PyTorch and of an export, on one shape."""
+    """Seconds of each timed pass of the model in PyTorch and of an export, on one input. Pictures have no length."""
 
-    length: int
+    length: int | None
     ours: list[float]
     theirs: list[float]
 
 
 def compare_latency(source: Runner, runner: Runner, model: Model, length: int) -> Latency:
-    """Time one sequence of `length` tokens in both, in turns."""
+    """Time one sequence of `length` tokens, or one picture, in both, in turns."""
     ids = random_inputs(model, 1, length)
     ours: list[float] = []
     theirs: list[float] = []
@@ -327,4 +341,4 @@ def compare_latency(source: Runner, runner: Runner, model: Model, length: int) -
         warm_ups = 1 if turn else _WARM_UPS  # what the other side pushed out of the caches comes back
         ours += source.seconds(ids, warm_ups=warm_ups, runs=_RUNS)
         theirs += runner.seconds(ids, warm_ups=warm_ups, runs=_RUNS)
-    return Latency(length, ours, theirs)
+    return Latency(None if isinstance(model, Cnn) else length, ours, theirs)

@@ -6,16 +6,14 @@ import math
 import statistics
 from typing import Any
 
-import numpy as np
-
 from pipeline.export.compare import (
     Latency,
-    classes_of,
     compare_given,
     compare_greedy,
     compare_latency,
     differences,
     random_inputs,
+    same_classes,
     short_name,
     worst,
 )
@@ -164,23 +162,24 @@ def perplexity(subject: Subject, name: str) -> Outcome:
 
 
 def class_agreement(subject: Subject, name: str) -> Outcome:
-    """On held-out inputs, it chooses the classes that the model chooses."""
+    """On held-out inputs, it chooses the class or the labels that the model chooses."""
     model, least, heldout = subject.model, subject.settings["min_token_agreement"], subject.heldout
     if heldout is None:
         advice = "run the checks beside the encoded corpus: foundry health --data artifacts/tokenizer"
         message = f"there is no {SPLIT} split to compare the rounded weights of {name} on"
         return Outcome("warning", message, {}, advice)
-    ours, theirs = classes_of(model, subject.runner(name), heldout)
-    share = float(np.mean(ours == theirs))
-    details = {"inputs": len(ours), "equal": int(np.sum(ours == theirs)), "least": least}
-    message = f"{name}: {share:.1%} of {len(ours)} held-out inputs get the model's class (at least {least:.0%})"
+    threshold = subject.description.get("label_threshold")
+    same = same_classes(model, subject.runner(name), heldout, threshold=threshold)
+    share, what = float(same.mean()), "class" if threshold is None else "labels"
+    details = {"inputs": len(same), "equal": int(same.sum()), "least": least}
+    message = f"{name}: {share:.1%} of {len(same)} held-out inputs get the model's {what} (at least {least:.0%})"
     if share >= least:
         return Outcome("passed", message, details)
     return Outcome("failed", message, details, f"{_TOO_COARSE}min_token_agreement is too strict")
 
 
 def performance(subject: Subject, name: str) -> Outcome:
-    """Latency of one sequence against the model in PyTorch: measured, not judged."""
+    """Latency of one input against the model in PyTorch: measured, not judged."""
     model = subject.model
     source, runner = subject.source_runner(), subject.runner(name)
     pictures = isinstance(model, Cnn)

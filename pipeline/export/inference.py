@@ -118,15 +118,21 @@ class Model:
             settings: for models that write text.
 
         Returns:
-            `text` and `tokens` of the continuation, or the likeliest `class` and the `probabilities` of all classes.
+            `text` and `tokens` of the continuation; or the likeliest `class` and the `probabilities` of all classes; or
+            the `labels` whose probability reaches the threshold, the likeliest first, and the `probabilities` of all.
 
         Raises:
             FoundryError: the input is not a text or a picture that can be read.
         """
         if "classes" in self.about:
             logits = self._open()(self._pixels(given) if isinstance(given, bytes) else self._row(given))[0]
-            shares = dict(zip(self.about["classes"], softmax(logits).tolist(), strict=True))
-            return {"class": max(shares, key=lambda name: shares[name]), "probabilities": shares}
+            several = "label_threshold" in self.about
+            shares = dict(zip(self.about["classes"], (sigmoid if several else softmax)(logits).tolist(), strict=True))
+            ranked = sorted(shares, key=lambda name: -shares[name])
+            if several:
+                labels = [name for name in ranked if shares[name] >= self.about["label_threshold"]]
+                return {"labels": labels, "probabilities": shares}
+            return {"class": ranked[0], "probabilities": shares}
         assert isinstance(given, str)
         prompt = [self.about["bos_id"], *self._tokenizer.encode(given)]
         if self.about["task_type"] == "seq2seq":  # then the text is a source, and what is written its target
@@ -177,6 +183,12 @@ def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     """Probabilities of (V,) logits."""
     powers: NDArray[Any] = np.exp(logits - logits.max())
     shares: NDArray[Any] = powers / powers.sum()
+    return shares
+
+
+def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
+    """A probability of each of (V,) logits by itself."""
+    shares: NDArray[Any] = np.exp(-np.logaddexp(0, -logits))
     return shares
 
 

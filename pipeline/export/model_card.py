@@ -12,15 +12,18 @@ _USES = {
     "seq2seq": "It writes a target text for a source text.",
     "text_classification": "It chooses one class for a text.",
     "vision_classification": "It chooses one class for a picture.",
+    "vision_multilabel": "It gives a picture any number of labels.",
 }
 _OF_TEXT = (
     "It knows the text it was trained on and nothing else: what it writes can be wrong, or a passage of that text.",
     "It follows no instructions and refuses nothing.",
 )
+_CALIBRATION = "Its probabilities were not calibrated: 0.9 does not mean that nine of ten such answers are right."
 _OF_CLASSES = (
     "It always answers with one of its classes, also for inputs that belong to none of them.",
-    "Its probabilities were not calibrated: 0.9 does not mean that nine of ten such answers are right.",
+    _CALIBRATION,
 )
+_OF_LABELS = ("It knows its labels and no other: what else is in a picture, it does not say.", _CALIBRATION)
 
 
 def model_card(
@@ -118,7 +121,7 @@ def _metrics(description: Mapping[str, Any], health: Mapping[str, Any]) -> Itera
 
 
 def _limits(about: Mapping[str, Any]) -> Iterator[str]:
-    yield from _OF_CLASSES if "classes" in about else _OF_TEXT
+    yield from _OF_LABELS if "label_threshold" in about else _OF_CLASSES if "classes" in about else _OF_TEXT
     if "max_seq_len" in about:
         yield f"It sees {about['max_seq_len']:,} tokens at a time; what stands before them it has forgotten."
     yield "It was checked on held-out data of the same source only. How it does on other data is not known."

@@ -214,7 +214,7 @@ _FORMAT_COLUMNS = {
     "Greedy tokens": "greedy_tokens",
     "Equal": "greedy_tokens_equal",
     "Change of perplexity": "perplexity_change",
-    "Latency at length": "length",
+    "Latency of": "length",
     "p50 ms": "p50_ms",
     "p95 ms": "p95_ms",
     "PyTorch p50 ms": "pytorch_p50_ms",
@@ -226,11 +226,19 @@ def _format_table(formats: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A row of figures for each format, or nothing where there are none."""
     if not formats:
         return []
-    rows = ((name, *(_cell(figures.get(key)) for key in _FORMAT_COLUMNS.values())) for name, figures in formats.items())
+    shown = {name: {**figures, "length": _timed(figures)} for name, figures in formats.items()}
+    rows = ((name, *(_cell(figures.get(key)) for key in _FORMAT_COLUMNS.values())) for name, figures in shown.items())
     return ["## Formats", "", *_table(("Format", *_FORMAT_COLUMNS), rows), ""]
 
 
-def _cell(value: float | None) -> str:
+def _timed(figures: Mapping[str, float | None]) -> str | None:
+    """What the latencies of a format are of; None where nothing was timed."""
+    if figures["p50_ms"] is None:
+        return None
+    return "one picture" if figures["length"] is None else f"{figures['length']} tokens"
+
+
+def _cell(value: float | str | None) -> str:
     return "not measured" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -83,7 +83,7 @@ class Subject:
 
     @property
     def has_classes(self) -> bool:
-        """Whether the model chooses one of some classes."""
+        """Whether the model chooses among some classes or labels."""
         return hasattr(self.model, "num_classes")
 
     @property

@@ -290,8 +290,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         "hardware: {strategy: ddp, num_nodes: 2}\n",
     ),
     "E0421": Explanation(
-        "Pictures and texts become different arrays, and a task is about one of them: vision_classification needs a "
-        "source of pictures (`digits`, `image_folder`), every other task a source of text.",
+        "Pictures and texts become different arrays, and a task is about one of them: vision_classification needs "
+        "pictures with one class each (`digits`, `image_folder`), vision_multilabel pictures with any number of labels "
+        "(`image_table`), every other task a source of text.",
         "dataset: {source: {kind: digits}}\nmodel: {model_type: llama}\ntask: {task_type: lm}\n",
         "dataset: {source: {kind: digits}}\nmodel: {model_type: cnn}\ntask: {task_type: vision_classification}\n",
         head="schema_version: 1\nname: example\n",
@@ -612,9 +613,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "W0103": Explanation(
         "The document is right and can be kept, but this version does not do what it asks for. A stage refuses it "
         "before anything runs; nothing is left out in silence.",
-        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_multilabel}\nmodel: {model_type: cnn}\n",
-        "dataset: {source: {kind: digits}}\ntask: {task_type: vision_classification}\nmodel: {model_type: cnn}\n",
-        head="schema_version: 1\nname: example\n",
+        "  label_from_folder: true\ntask: {task_type: classification}\n",
+        "  label_from_folder: true\ntask: {task_type: text_classification}\n",
     ),
     "W0104": Explanation(
         "`ddp`, `fsdp` and `dp` spread training over devices. With one device it runs in one process, as with `auto`.",

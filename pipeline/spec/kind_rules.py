@@ -31,6 +31,7 @@ _MODALITIES = {
 _SHAPES = {"vision": "image_size", "tabular": "num_features", "audio": "sample_rate"}
 _SCORES_OF_TEXT = ("perplexity", "bits_per_byte", "exact_match")
 _SCORES_OF_CLASSES = ("top5_accuracy", "precision", "recall", "f1")
+_STRANGE_TO_LABELS = ("perplexity", "bits_per_byte", "accuracy", "top5_accuracy")  # of any number there is no likeliest
 
 
 def family_fits_task(model_family: str, task_type: str) -> Finding:
@@ -92,6 +93,7 @@ def channels_agree(
 def metrics_fit_task(metrics: Sequence[str], task_type: str) -> Finding:
     """Perplexity is of texts, F1 is of classes."""
     strange = _SCORES_OF_CLASSES if task_type in _TEXT_OUT else _SCORES_OF_TEXT
+    strange = _STRANGE_TO_LABELS if task_type == "vision_multilabel" else strange
     wrong = [name for name in metrics if name in strange]
     if not wrong:
         return None

@@ -134,24 +134,26 @@ def one_process_stays_on_one_machine(strategy: str | None, num_nodes: int) -> Fi
     return f"strategy dp stays on one machine and cannot use {num_nodes}", "set strategy to ddp"
 
 
-PICTURE_KINDS = ("digits", "image_folder")  # of dataset.source
-_OF_PICTURES = ("vision_classification", "vision_multilabel")  # tasks
+# Task about pictures → the kinds of dataset.source that have what it learns: one class, or labels.
+_OF_PICTURES = {"vision_classification": ("digits", "image_folder"), "vision_multilabel": ("image_table",)}
+PICTURE_KINDS = tuple(kind for kinds in _OF_PICTURES.values() for kind in kinds)
 MASKED, MASK = "masked_lm", "<mask>"  # the task, and the token behind which it hides others
 
 
 def task_is_about_the_source(task_type: str, kind: str) -> Finding:
-    """Pictures are for tasks about pictures, and texts for the others."""
-    if (task_type in _OF_PICTURES) == (kind in PICTURE_KINDS):
+    """Pictures are for tasks about pictures, each with what the task learns, and texts for the others."""
+    fitting = _OF_PICTURES.get(task_type, ())
+    if kind in fitting or (not fitting and kind not in PICTURE_KINDS):
         return None
-    if kind in PICTURE_KINDS:
-        return (
-            f"task_type {task_type} is about text, but source kind {kind} has pictures",
-            "set task.task_type to vision_classification",
-        )
-    return (
-        f"task_type {task_type} is about pictures, but source kind {kind} has text",
-        f"set dataset.source.kind to {' or '.join(PICTURE_KINDS)}",
-    )
+    if not fitting:
+        task = next(task for task, kinds in _OF_PICTURES.items() if kind in kinds)
+        message = f"task_type {task_type} is about text, but source kind {kind} has pictures"
+        return message, f"set task.task_type to {task}"
+    hint = f"set dataset.source.kind to {' or '.join(fitting)}"
+    if kind not in PICTURE_KINDS:
+        return f"task_type {task_type} is about pictures, but source kind {kind} has text", hint
+    has = "any number of labels for each picture" if kind == "image_table" else "one class for each picture"
+    return f"task_type {task_type} does not learn from source kind {kind}, which has {has}", hint
 
 
 # Task → the models for it; other tasks take the first two.
@@ -523,6 +525,12 @@ _EXPERIMENT_UNREAD = (
             "export.generated_tokens",
         )
     ),
+    Unread(
+        "task.label_threshold",
+        "task.task_type",
+        lambda kind: kind != "vision_multilabel",
+        "task_type is not vision_multilabel",
+    ),
     Unread("model.pooling", "task.task_type", lambda kind: kind != "text_classification", "the model is no classifier"),
     Unread(
         "export.opset",
@@ -537,8 +545,8 @@ _EXPERIMENT_UNREAD = (
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "task.task_type",
-        lambda kind: kind not in ("lm", "masked_lm", "seq2seq", "text_classification", "vision_classification"),
-        "it trains lm, masked_lm, seq2seq, text_classification and vision_classification",
+        lambda kind: kind == "classification",
+        "it trains text_classification and vision_classification, each with a model of its own",
         "set it to one of them",
     ),
 )

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 class SourceSettings(TypedDict, total=False):
     """Where the documents come from."""
 
-    kind: Literal["wheel", "url", "files", "hub", "digits", "image_folder"]
+    kind: Literal["wheel", "url", "files", "hub", "digits", "image_folder", "image_table"]
     package: str
     version: str
     sha256: str | None
@@ -85,6 +85,7 @@ class TaskSettings(TypedDict, total=False):
         "vision_classification",
         "vision_multilabel",
     ]
+    label_threshold: float
 
 
 class ModelSettings(TypedDict, total=False):
@@ -290,6 +291,7 @@ class FlatSettings(TypedDict, total=False):
         "vision_classification",
         "vision_multilabel",
     ]
+    label_threshold: float
     model_name: str
     model_type: Literal["llama", "gpt", "bert", "cnn"]
     stage_channels: list[int]

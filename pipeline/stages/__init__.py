@@ -26,6 +26,7 @@ CODE_OF = {
         "pipeline/data/picture_arrays.py",
         "pipeline/data/picture_corpus.py",
         "pipeline/data/picture_files.py",
+        "pipeline/data/picture_table.py",
         "pipeline/data/pictures.py",
         "pipeline/data/sources.py",
         "pipeline/data/splits.py",

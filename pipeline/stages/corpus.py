@@ -12,6 +12,7 @@ import click
 
 from pipeline import console, paths
 from pipeline.data.corpus import build_corpus, write_corpus
+from pipeline.data.picture_arrays import SEVERAL
 from pipeline.data.picture_corpus import build_picture_corpus, write_picture_corpus
 from pipeline.data.pictures import PICTURE_SOURCES, fetch_pictures
 from pipeline.data.sources import fetch
@@ -77,10 +78,9 @@ def _pictures(dataset: dict[str, Any]) -> _Built:
         drop_duplicates=dataset["cleaning"]["drop_duplicate_documents"],
         **{name: dataset[name] for name in names},
     )
-    classes = len(corpus.report["classes"])
+    classes = f"{len(corpus.report['classes'])} {'labels' if corpus.report['kind'] == SEVERAL else 'classes'}"
     summary = [
-        f"{name} split: {size['pictures']:,} pictures of {classes} classes"
-        for name, size in corpus.report["splits"].items()
+        f"{name} split: {size['pictures']:,} pictures of {classes}" for name, size in corpus.report["splits"].items()
     ]
     return _Built(partial(write_picture_corpus, corpus), corpus.report, corpus.warnings, summary)
 

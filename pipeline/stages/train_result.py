@@ -17,6 +17,7 @@ from pipeline.paths import OUTPUT_OF, REPORTS
 from pipeline.spec import Spec, stage_values
 from pipeline.stages.train_record import Record
 from pipeline.stages.train_setup import Setup, inputs_of
+from pipeline.tasks.table import TASKS
 from pipeline.training.loop import Result
 from pipeline.training.precision import in_float32
 
@@ -91,6 +92,7 @@ def write_model(
     description = {
         "model_name": spec.model.model_name,
         "task_type": spec.task.task_type,
+        **TASKS[spec.task.task_type].kept(spec.section("task")),
         "model": setup.arguments,
         **{key: setup.held_out.metadata[key] for key in _FROM_METADATA if key in setup.held_out.metadata},
         "training": {

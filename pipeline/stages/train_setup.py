@@ -176,7 +176,7 @@ def open_task(spec: Spec, encoded: Path, *, shares: int) -> tuple[Task, dict[str
     task_type = TASKS[spec.task.task_type]
     split = read_encoded(encoded, "train")
     arguments = arguments_of(spec.section("model"), task_type.sizes(split.metadata))
-    task = task_type.open(encoded, arguments)
+    task = task_type.task(encoded, arguments, spec.section("task"))
     rows = spec.training.batch_size * shares
     batches = task.batches(split, batch_size=rows, seed=spec.reproducibility.random_seed)
     return task, arguments, batches

@@ -15,13 +15,13 @@ from pipeline.data.batches import IGNORED
 from pipeline.data.document_batches import DocumentBatches, LabelledTexts
 from pipeline.data.encoded import EncodedSplit, read_metadata
 from pipeline.data.tokenizer import Tokenizer
-from pipeline.tasks.task import Evaluation, Sample
+from pipeline.tasks.task import Answers, Evaluation, Sample, likeliest
 from pipeline.tasks.vision_classification import classification_metrics
 
 _ROWS = 32  # scored at once; it changes memory and speed, not the scores
 
 
-class TextClassification:
+class TextClassification(Answers):
     """Choose one class for a text.
 
     Args:
@@ -63,22 +63,9 @@ class TextClassification:
         nats = functional.cross_entropy(scores, labels, reduction="sum").item()
         return Evaluation(nats, len(rows), classification_metrics(scores.numpy(), split.labels))
 
-    def samples(
-        self,
-        model: nn.Module,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,  # noqa: ARG002 - it writes no text, as for the next two
-        temperature: float,  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-    ) -> list[Sample]:
-        """The likeliest class of each prompt, and how likely it is. See `Task`."""
-        samples = []
-        for prompt in prompts:
-            name, probability = max(self.probabilities(model, prompt).items(), key=lambda item: item[1])
-            said = f"{name} ({probability:.0%})"
-            samples.append(Sample(prompt, said, shown=said, new_tokens=0))
-        return samples
+    def answer(self, model: nn.Module, prompt: str) -> Sample:
+        """The likeliest class of a text, and how likely it is. See `Answers`."""
+        return likeliest(prompt, self.probabilities(model, prompt))
 
     def probabilities(self, model: nn.Module, text: str) -> dict[str, float]:
         """How likely each class is for a text, in the order of the classes; the model is in evaluation mode."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,14 +17,14 @@ from pipeline.data.masked_batches import MaskedBatches, Masking, windows_of
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ArtifactError
 from pipeline.models.bert import masked_places
-from pipeline.tasks.task import Evaluation, Sample
+from pipeline.tasks.task import Answers, Evaluation, Sample
 
 MASK = "<mask>"  # in `tokenizer.special_tokens`: a text that says it has a token to be guessed
 _ROWS = 16  # windows scored at once
 _HELD_OUT = 0  # seed of what is hidden in evaluations: the same for every run, so that their losses compare
 
 
-class MaskedLanguageModel:
+class MaskedLanguageModel(Answers):
     """Guess hidden tokens of a stream of documents, which is cut into windows.
 
     Args:
@@ -87,20 +87,11 @@ class MaskedLanguageModel:
             counted += int((expected != IGNORED).sum())
         return Evaluation(nats, counted, {"accuracy": right / counted})
 
-    def samples(
-        self,
-        model: nn.Module,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,  # noqa: ARG002 - it writes no text, as for the next two
-        temperature: float,  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-    ) -> list[Sample]:
-        """The likeliest token for each `<mask>` of each prompt. See `Task`."""
-        return [self._filled(model, prompt) for prompt in prompts]
+    def answer(self, model: nn.Module, prompt: str) -> Sample:
+        """A prompt with the likeliest token in place of each `<mask>`. See `Answers`.
 
-    def _filled(self, model: nn.Module, prompt: str) -> Sample:
-        """A prompt with the likeliest token in place of each mask, all guessed at once; what is too long is cut off."""
+        All are guessed at once; what is too long is cut off.
+        """
         text = prompt.replace(f" {MASK}", MASK)  # the piece of a word begins with the space before it
         whole = [self._tokenizer.bos_id, *self._tokenizer.encode(text), self._tokenizer.eos_id]
         ids = torch.tensor([whole[: self._length]])

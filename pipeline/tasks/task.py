@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -91,3 +92,35 @@ class Task(Protocol):
             temperature: of the sampling, for tasks that write text; 0 takes the likeliest token.
             seed: of the sampling.
         """
+
+
+class Answers(ABC):
+    """A task that gives one answer to a prompt and writes no text: what sets how text is sampled has no effect."""
+
+    def samples(
+        self,
+        model: nn.Module,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,  # noqa: ARG002 - for tasks that write text, as the next two
+        temperature: float,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> list[Sample]:
+        """The answer to each prompt. See `Task`."""
+        return [self.answer(model, prompt) for prompt in prompts]
+
+    @abstractmethod
+    def answer(self, model: nn.Module, prompt: str) -> Sample:
+        """What a model in evaluation mode says to a prompt."""
+
+
+def likeliest(prompt: str, shares: Mapping[str, float]) -> Sample:
+    """The likeliest class of a prompt, and how likely it is, as an answer.
+
+    Args:
+        prompt: the input.
+        shares: class → its probability.
+    """
+    name, share = max(shares.items(), key=lambda item: item[1])
+    said = f"{name} ({share:.0%})"
+    return Sample(prompt, said, shown=said, new_tokens=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,29 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.data.batches import IGNORED
-from pipeline.data.document_batches import DocumentBatches, Pictures
 from pipeline.data.encoded import EncodedSplit, read_metadata
-from pipeline.data.picture_files import decode_picture, read_picture_file
-from pipeline.tasks.task import Evaluation, Sample
+from pipeline.tasks.picture_task import PictureTask, logits_of
+from pipeline.tasks.task import Evaluation, Sample, likeliest
 
-_ROWS = 256  # pictures that are scored at once; it changes memory and speed, not the scores
 _TOP = 5
-_SHOWN = 5  # pictures in a report
 _MOST_CONFUSED = 100  # classes: a table of more than 10,000 counts is not read
 
 
-class VisionClassification:
-    """Choose one class for a picture.
-
-    Args:
-        classes: their names, in the order of their numbers.
-        image_size: channels, height and width of a picture.
-        fit: how a picture file of another size is brought to it: a key of `picture_files.FITS`.
-    """
-
-    def __init__(self, *, classes: Sequence[str], image_size: Sequence[int], fit: str) -> None:
-        self.classes, self._fit = tuple(classes), fit
-        self._size = (image_size[0], image_size[1], image_size[2])
+class VisionClassification(PictureTask):
+    """Choose one class for a picture. See `PictureTask`."""
 
     @classmethod
     def open(cls, folder: Path, arguments: Mapping[str, Any]) -> Self:  # noqa: ARG003 - every task takes the same
@@ -43,12 +30,8 @@ class VisionClassification:
         metadata = read_metadata(folder)
         return cls(classes=metadata["classes"], image_size=metadata["image_size"], fit=metadata["fit"])
 
-    def batches(self, split: EncodedSplit, *, batch_size: int, seed: int) -> DocumentBatches:
-        """(B, C, H, W) pictures and the (B,) numbers of their classes. See `Task`."""
-        return DocumentBatches(Pictures(split), batch_size=batch_size, seed=seed)
-
     def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
-        """Cross-entropy over the pictures that count, summed. See `Task`."""
+        """Cross-entropy of (B,) classes over the pictures that count, summed. See `Task`."""
         pictures, labels = batch
         return functional.cross_entropy(model(pictures).float(), labels, ignore_index=IGNORED, reduction="sum")
 
@@ -59,67 +42,25 @@ class VisionClassification:
         nats = functional.cross_entropy(logits, labels, reduction="sum").item()
         return Evaluation(nats, len(labels), classification_metrics(logits.numpy(), split.labels))
 
-    def samples(
-        self,
-        model: nn.Module,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,  # noqa: ARG002 - for tasks that write text, as the next two
-        temperature: float,  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-    ) -> list[Sample]:
-        """What the model sees on picture files, whose names are the prompts. See `Task`.
+    def shares(self, logits: Tensor) -> Tensor:
+        """Probabilities that sum to 1. See `PictureTask`."""
+        return logits.softmax(dim=0)
 
-        Raises:
-            CorpusError: a file cannot be read, or is no picture.
-        """
-        return [_sample(prompt, self.probabilities(model, prompt)) for prompt in prompts]
+    def said(self, prompt: str, shares: Mapping[str, float]) -> Sample:
+        """The likeliest class. See `PictureTask`."""
+        return likeliest(prompt, shares)
 
-    def samples_of(self, model: nn.Module, split: EncodedSplit) -> list[Sample]:
-        """What the model sees on the first pictures of a split, beside what is right."""
-        logits = logits_of(model, split.pictures[:_SHOWN])
-        return [
-            _sample(f"{split.name} picture {index}: {self.classes[label]}", self._named(shares))
-            for index, (shares, label) in enumerate(zip(logits, split.labels[:_SHOWN], strict=True))
-        ]
+    def right(self, label: NDArray[Any]) -> str:
+        """The name of the class. See `PictureTask`."""
+        return self.classes[int(label)]
 
-    def probabilities(self, model: nn.Module, text: str) -> dict[str, float]:
-        """How likely each class is for the picture file of a name, in the order of the classes.
-
-        Raises:
-            CorpusError: the file cannot be read, or is no picture.
-        """
-        data = read_picture_file(Path(text), text)
-        pixels, _ = decode_picture(data, name=text, size=self._size, fit=self._fit)
-        return self._named(logits_of(model, pixels[np.newaxis])[0])
-
-    def confusion(self, model: nn.Module, split: EncodedSplit) -> dict[str, Any] | None:
-        """Which classes are taken for which; None where there are too many to read."""
+    def details(self, model: nn.Module, split: EncodedSplit) -> dict[str, Any]:
+        """`confusion`: which classes are taken for which. See `PictureTask`."""
         if len(self.classes) > _MOST_CONFUSED:
-            return None
+            return {}
         answers = logits_of(model, split.pictures).argmax(dim=1).numpy()
         counts = confusion_matrix(answers, split.labels, classes=len(self.classes))
-        return {"classes": list(self.classes), "counts": counts.tolist()}
-
-    def _named(self, logits: Tensor) -> dict[str, float]:
-        return dict(zip(self.classes, logits.softmax(dim=0).tolist(), strict=True))
-
-
-def _sample(prompt: str, shares: Mapping[str, float]) -> Sample:
-    name, share = max(shares.items(), key=lambda item: item[1])
-    said = f"{name} ({share:.0%})"
-    return Sample(prompt, said, shown=said, new_tokens=0)
-
-
-def logits_of(model: nn.Module, pictures: NDArray[np.uint8]) -> Tensor:
-    """(N, K) float32 logits, on the CPU, of (N, C, H, W) pictures. The model is in evaluation mode."""
-    device = next(model.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, len(pictures), _ROWS):
-            chosen = torch.from_numpy(np.array(pictures[first : first + _ROWS]))
-            parts.append(model(chosen.to(device)).float().cpu())
-    return torch.cat(parts)
+        return {"confusion": {"classes": list(self.classes), "counts": counts.tolist()}}
 
 
 def classification_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:

@@ -115,7 +115,7 @@ def test_standard_output_takes_the_text_alone(tmp_path):
 
 
 def test_what_this_version_cannot_do_is_a_warning(tmp_path):
-    shown = run(new.command, "x", "--from", "vision_tiny", "--set", "task.task_type=vision_multilabel")
+    shown = run(new.command, "x", "--from", "cls_tiny", "--set", "task.task_type=classification")
 
     assert "warning[W0103]" in shown.stderr
     assert (tmp_path / "specs" / "x.yaml").exists()

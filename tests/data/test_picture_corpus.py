@@ -32,7 +32,7 @@ SPLIT = {
 
 def picture(seed, label=0, name=""):
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 5), np.uint8)
-    return Picture(name or f"{seed}.png", label, pixels)
+    return Picture(name or f"{seed}.png", (label,), pixels)
 
 
 def source(pictures, classes=("cat", "dog")):
@@ -43,6 +43,11 @@ def built(pictures, *, drop=True, **settings):
     return build_picture_corpus(
         source=source(pictures), drop_duplicates=drop, dataset_name="x", **{**SPLIT, **settings}
     )
+
+
+def with_labels(numbers, *, several=True):
+    pictures = [replace(one, labels=labels) for one, labels in zip(many(len(numbers)), numbers, strict=True)]
+    return replace(source(pictures), several=several)
 
 
 def many(count=60):
@@ -88,7 +93,7 @@ def test_a_split_without_a_picture_is_refused():
 
 
 def test_a_class_that_nothing_is_learned_from_is_refused():
-    with pytest.raises(CorpusError, match="the class dog has no picture in the training split"):
+    with pytest.raises(CorpusError, match="no picture of dog is in the training split"):
         built([picture(seed, 0) for seed in range(60)])
 
 
@@ -113,12 +118,46 @@ def test_a_picture_that_is_there_twice_is_counted_and_dropped_if_asked(drop):
 
 
 def test_one_picture_of_two_classes_is_refused_and_both_files_are_named():
-    other = replace(many()[0], name="other.png", label=1)
+    other = replace(many()[0], name="other.png", labels=(1,))
 
     with pytest.raises(CorpusError, match=r"of two classes, cat and dog; the other one is 0\.png") as caught:
         built([*many(), other])
 
     assert caught.value.where == "other.png"
+
+
+def test_one_picture_with_other_labels_is_refused_and_both_sets_are_said():
+    labels = 60 * [(0, 1)]
+    pictures = with_labels(labels)
+    pictures.pictures.append(replace(pictures.pictures[0], name="other.png", labels=()))
+
+    with pytest.raises(CorpusError, match=r"of two sets of labels, cat, dog and none; the other one is 0\.png"):
+        build_picture_corpus(source=pictures, drop_duplicates=True, dataset_name="x", **SPLIT)
+
+
+# Labels
+
+
+def test_labels_are_written_as_a_yes_or_no_of_each(tmp_path):
+    numbers = [((), (0,), (1,), (0, 1))[seed % 4] for seed in range(60)]
+
+    corpus = build_picture_corpus(source=with_labels(numbers), drop_duplicates=True, dataset_name="x", **SPLIT)
+    write_picture_corpus(corpus, tmp_path)
+
+    written = np.fromfile(tmp_path / "train.labels.bin", np.uint8).reshape(-1, 2)
+    assert [tuple(np.flatnonzero(row)) for row in written] == [one.labels for one in corpus.splits["train"]]
+    assert json.loads((tmp_path / DESCRIPTION).read_text())["kind"] == "multilabel_pictures"
+    train = corpus.report["splits"]["train"]
+    assert train["by_class"] == dict(zip(["cat", "dog"], written.sum(axis=0).tolist(), strict=True))
+    assert train["without_label"] == (written.sum(axis=1) == 0).sum() > 0
+
+
+def test_pictures_that_a_table_does_not_name_are_said():
+    pictures = replace(with_labels(60 * [(0, 1)]), ignored=("other.png",))
+
+    corpus = build_picture_corpus(source=pictures, drop_duplicates=True, dataset_name="x", **SPLIT)
+
+    assert corpus.warnings[0] == "1 files are not named in the table and were left out, as other.png"
 
 
 # Figures
@@ -134,7 +173,7 @@ def test_channel_figures_are_those_of_all_training_pixels():
 
 
 def test_a_channel_that_is_the_same_everywhere_can_still_be_divided_by():
-    flat = [Picture("flat", 0, np.full((1, 2, 2), 255, np.uint8))]
+    flat = [Picture("flat", (0,), np.full((1, 2, 2), 255, np.uint8))]
 
     assert channel_figures(flat) == ([1.0], [0.001])
 

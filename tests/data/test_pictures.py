@@ -173,7 +173,7 @@ def test_classes_are_the_folders_in_the_order_of_their_names(folder):
     found = read(folder)
 
     assert found.classes == ["cat", "dog"]
-    assert [picture.label for picture in found.pictures] == [0, 0, 0, 1, 1, 1]
+    assert [picture.labels for picture in found.pictures] == 3 * [(0,)] + 3 * [(1,)]
     assert found.pictures[0].name == "pictures/cat/0.png"
     assert list(found.inputs) == [picture.name for picture in found.pictures]
 
@@ -193,7 +193,7 @@ def test_pictures_in_folders_of_a_class_folder_belong_to_the_class(folder):
     (folder / "pictures/cat/indoors").mkdir()
     (folder / "pictures/cat/indoors/3.JPG").write_bytes(encoded(noise(seed=5), "JPEG"))
 
-    assert [picture.label for picture in read(folder).pictures] == [0, 0, 0, 0, 1, 1, 1]
+    assert [picture.labels for picture in read(folder).pictures] == 4 * [(0,)] + 3 * [(1,)]
 
 
 def test_resized_files_are_counted(folder):
@@ -249,7 +249,7 @@ def test_the_digits_are_those_of_scikit_learn():
     ours = fetch_pictures({"kind": "digits"}, project=None)
 
     assert (len(ours.pictures), ours.size, ours.classes) == (1797, (1, 8, 8), [str(digit) for digit in range(10)])
-    assert [picture.label for picture in ours.pictures] == list(theirs.target)
+    assert [picture.labels for picture in ours.pictures] == [(label,) for label in theirs.target]
     back = np.stack([picture.pixels[0] for picture in ours.pictures]) / 255 * 16
     assert np.array_equal(np.rint(back), theirs.images)  # no shade is lost
     assert read_digits(project=None).inputs == ours.inputs

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from pipeline.evaluation.baselines import KneserNey, baselines, unigram_bits
+from pipeline.data.encoded import EncodedSplit
+from pipeline.evaluation.baselines import KneserNey, baselines, label_baseline, unigram_bits
 
 pytestmark = pytest.mark.unit
 
@@ -116,3 +117,20 @@ def test_a_text_seen_in_training_costs_almost_nothing():
 
     assert found["trigram"] < 0.05
     assert found["unigram"] == pytest.approx(math.log2(50) * 49 / 50, rel=0.01)
+
+
+def labelled(name, rows):
+    metadata = {"kind": "multilabel_pictures", "classes": ["cat", "dog"]}
+    return EncodedSplit(name, metadata, {"labels": np.array(rows, np.uint8).flatten()})
+
+
+def test_labels_are_given_by_how_often_they_occur_whatever_the_picture():
+    train = labelled("train", [[1, 0], [1, 0], [0, 1]])  # with one more of each: cat 3 of 5, dog 2 of 5
+    heldout = labelled("validation", [[1, 0], [0, 0], [1, 1], [1, 0]])
+
+    found = label_baseline(train, heldout)
+
+    nats = -np.log([0.6, 0.6, 0.4, 0.6, 0.6, 0.4, 0.6, 0.6])
+    assert found["frequency_loss"] == pytest.approx(nats.mean())
+    assert found["majority_exact_match"] == 0.5  # cat alone
+    assert found["every_label_micro_f1"] == pytest.approx(2 * 4 / (8 + 4))

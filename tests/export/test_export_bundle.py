@@ -34,6 +34,7 @@ from pipeline.models.table import build_model
 from pipeline.paths import SPECS
 from pipeline.spec import load_spec
 from pipeline.tasks.classify import TextClassification
+from pipeline.tasks.table import TASKS
 from pipeline.tasks.vision_classification import VisionClassification
 
 pytestmark = pytest.mark.integration
@@ -265,11 +266,11 @@ CLASSES = ["cat", "dog", "owl"]
 CNN = {"image_size": [1, 8, 8], "num_classes": 3, "channel_mean": [0.5], "channel_std": [0.25], "stage_channels": [8]}
 
 
-def bundle_of(root, arguments, task_type, beside):
-    """The bundle of a model that chooses a class, and the folder of the model."""
+def bundle_of(root, arguments, task_type, beside, **task):
+    """The bundle of a model that chooses a class or labels; `task`: what model.json says of the task besides."""
     torch.manual_seed(0)
     model = build_model(arguments).eval()
-    description = {**model_description(arguments), "task_type": task_type}
+    description = {**model_description(arguments), "task_type": task_type, **task}
     if "image_size" in arguments:
         description = {key: value for key, value in description.items() if not key.endswith("_id")}
     with output_folder(root / "model", stage="train", sections={}, inputs={}) as folder:
@@ -285,15 +286,19 @@ def bundle_of(root, arguments, task_type, beside):
     return create_export_bundle(root / "export", root / "bundle", health=health, model_dir=root / "model")
 
 
-def test_a_bundle_says_the_class_of_a_picture_as_its_model_does(tmp_path):
-    image = pytest.importorskip("PIL.Image")
+def bundle_of_pictures(root, kind, task_type, **task):
     about = {
-        "format_version": 1, "kind": "pictures", "dtype": "uint8", "fit": "crop", "classes": CLASSES,
+        "format_version": 1, "kind": kind, "dtype": "uint8", "fit": "crop", "classes": CLASSES,
         "image_size": CNN["image_size"], "channel_mean": [0.5], "channel_std": [0.25],
         "splits": {split: {"documents": 0} for split in ("train", "validation", "test")},
     }  # fmt: skip
     arguments = {"model_type": "cnn", **CNN}
-    bundle = bundle_of(tmp_path, arguments, "vision_classification", {"tokenizer.json": json.dumps(about).encode()})
+    return bundle_of(root, arguments, task_type, {"tokenizer.json": json.dumps(about).encode()}, **task)
+
+
+def test_a_bundle_says_the_class_of_a_picture_as_its_model_does(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    bundle = bundle_of_pictures(tmp_path, "pictures", "vision_classification")
     picture = tmp_path / "picture.png"
     image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(picture)
     model, _ = load_model(tmp_path / "model")
@@ -310,6 +315,26 @@ def test_a_bundle_says_the_class_of_a_picture_as_its_model_does(tmp_path):
         picture_bytes("to be")
     with pytest.raises(FoundryError, match="not a picture"):
         Model(bundle).predict(b"to be", Settings())
+
+
+def test_a_bundle_says_the_labels_of_a_picture_as_its_model_does(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    bundle = bundle_of_pictures(tmp_path, "multilabel_pictures", "vision_multilabel", label_threshold=0.5)
+    picture = tmp_path / "picture.png"
+    image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)).save(picture)
+    model, description = load_model(tmp_path / "model")
+    task = TASKS["vision_multilabel"].task(tmp_path / "model", description["model"], description)
+    expected = task.probabilities(model, str(picture))
+
+    done = infer(bundle, str(picture))
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert said["labels"] == [name for name, _ in task.given(expected)]
+    document = read_artefact(bundle / "configs/task_spec.json", "task_spec")
+    assert (document["target_field"], document["loss_type"]) == ("labels", "bce_with_logits")
+    assert "any number of labels" in (bundle / "README.md").read_text()
 
 
 def test_a_bundle_says_the_class_of_a_text_as_its_model_does(tmp_path, tokenizer_model):

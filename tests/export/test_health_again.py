@@ -271,16 +271,18 @@ CLASSES = ["cat", "dog", "owl"]
 CNN = {"image_size": [1, 8, 8], "num_classes": 3, "channel_mean": [0.5], "channel_std": [0.25], "stage_channels": [8]}
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """The folders of a model of pictures and of the pictures it is held against."""
+@pytest.fixture(params=["vision_classification", "vision_multilabel"])
+def pictures(tmp_path, request):
+    """The folders of a model of pictures and of the pictures it is held against: of one class, or of labels."""
     torch.manual_seed(0)
-    arguments = {"model_type": "cnn", **CNN}
-    described = {**model_description(arguments), "task_type": "vision_classification"}
+    arguments, several = {"model_type": "cnn", **CNN}, request.param == "vision_multilabel"
+    described = {**model_description(arguments), "task_type": request.param}
+    described |= {"label_threshold": 0.4} if several else {}
     with output_folder(tmp_path / "data", stage="tokenizer", sections={}, inputs={}) as folder:
         counts = {"train": 0, "validation": 40, "test": 0}
         about = {
-            "format_version": 1, "kind": "pictures", "dtype": "uint8", "fit": "crop", "classes": CLASSES,
+            "format_version": 1, "kind": "multilabel_pictures" if several else "pictures", "dtype": "uint8",
+            "fit": "crop", "classes": CLASSES,
             "image_size": CNN["image_size"], "channel_mean": [0.5], "channel_std": [0.25],
             "splits": {split: {"documents": count} for split, count in counts.items()},
         }  # fmt: skip
@@ -288,7 +290,8 @@ def pictures(tmp_path):
         chance = np.random.default_rng(0)
         for split, count in counts.items():
             chance.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8).tofile(folder / f"{split}.pictures.bin")
-            np.zeros(count, dtype=np.int64).tofile(folder / f"{split}.labels.bin")
+            labels = np.zeros((count, 3), np.uint8) if several else np.zeros(count, np.int64)
+            labels.tofile(folder / f"{split}.labels.bin")
     with output_folder(tmp_path / "model", stage="train", sections={}, inputs={}) as folder:
         model = build_model(arguments).eval()
         model.head.weight.data *= 30  # so that the classes differ

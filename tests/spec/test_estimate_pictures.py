@@ -136,3 +136,17 @@ def test_a_folder_of_pictures_is_planned_by_its_files(tmp_path):
         "validation": 2,
         "all": 20,
     }
+
+
+def test_a_table_of_pictures_is_planned_by_its_rows(tmp_path):
+    rows = [f"{number}.png,{'sky' if number % 2 else 'sea sun'}" for number in range(20)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file_name,labels", *rows]))
+    (tmp_path / "spec.yaml").write_text(
+        "schema_version: 1\nname: x\ntask: {task_type: vision_multilabel}\nmodel: {model_type: cnn}\n"
+        "dataset: {source: {kind: image_table, path: labels.csv, image_size: [3, 16, 16]}, test_split: 0.1}\n"
+    )
+
+    pictures = run_plan(tmp_path)["pictures"]
+
+    assert (pictures["all"], pictures["train"], pictures["num_classes"]) == (20, 16, 3)
+    assert pictures["source"] == "the rows of labels.csv"

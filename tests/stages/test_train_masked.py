@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_train_stage import Project
+from train_project import Project, assert_kills_change_nothing, project_of, trained_in
 
 pytestmark = pytest.mark.e2e
 
@@ -34,43 +32,22 @@ SUBJECTS, VERBS, PLACES = ("sun", "moon", "wind", "rain"), ("shines", "rests", "
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything before training is done."""
-    project = Project(tmp_path_factory.mktemp("encoded"))
-    for folder in ("specs", "texts"):
-        (project.folder / folder).mkdir()
-    (project.folder / "specs/experiment.yaml").write_text(SPEC)
+    folder = tmp_path_factory.mktemp("encoded")
     lines = [f"the {who} {does} over the {place}" for who in SUBJECTS for does in VERBS for place in PLACES]
-    (project.folder / "texts/a.txt").write_text("\n".join(4 * lines))
-    for stage in ("corpus", "tokenizer"):
-        assert project.run(stage) == (0, "")
-    return project.folder
-
-
-def project_in(folder: Path, encoded: Path) -> Project:
-    """A copy of the project."""
-    shutil.copytree(encoded, folder)
-    return Project(folder)
+    (folder / "texts").mkdir()
+    (folder / "texts/a.txt").write_text("\n".join(4 * lines))
+    return project_of(folder, SPEC).folder
 
 
 @pytest.fixture(scope="module")
 def trained(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = project_in(tmp_path_factory.mktemp("trained") / "project", encoded)
-    assert project.run("train") == (0, "")
-    return project
+    return trained_in(encoded, tmp_path_factory.mktemp("trained") / "project")
 
 
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_left_alone(
     trained: Project, encoded: Path, tmp_path: Path
 ) -> None:
-    project = project_in(tmp_path / "killed", encoded)
-    for step in (3, 21):
-        process = project.start("train")
-        project.wait_for_checkpoint(process, step=step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-
-    assert project.run("train") == (0, "")
-    assert project.weights() == trained.weights()
-    assert project.record() == trained.record()
+    assert_kills_change_nothing(encoded, tmp_path / "killed", trained, steps=(3, 21))
 
 
 @pytest.mark.slow

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_train_stage import Project
+from train_project import Project, assert_kills_change_nothing, project_of, trained_in
 
 from pipeline.models.cnn import Cnn
 from pipeline.models.store import load_model
@@ -32,38 +30,16 @@ checkpointing: {save_every_n_steps: 3}
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory) -> Path:
     """A folder in which everything before training is done."""
-    project = Project(tmp_path_factory.mktemp("encoded"))
-    (project.folder / "specs").mkdir()
-    (project.folder / "specs/experiment.yaml").write_text(SPEC)
-    for stage in ("corpus", "tokenizer"):
-        assert project.run(stage) == (0, "")
-    return project.folder
-
-
-def project_in(folder: Path, encoded: Path) -> Project:
-    """A copy of the project."""
-    shutil.copytree(encoded, folder)
-    return Project(folder)
+    return project_of(tmp_path_factory.mktemp("encoded"), SPEC).folder
 
 
 @pytest.fixture(scope="module")
 def trained(encoded, tmp_path_factory) -> Project:
-    project = project_in(tmp_path_factory.mktemp("trained") / "project", encoded)
-    assert project.run("train") == (0, "")
-    return project
+    return trained_in(encoded, tmp_path_factory.mktemp("trained") / "project")
 
 
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_left_alone(trained, encoded, tmp_path):
-    project = project_in(tmp_path / "killed", encoded)
-    for step in (3, 21):
-        process = project.start("train")
-        project.wait_for_checkpoint(process, step=step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-
-    assert project.run("train") == (0, "")
-    assert project.weights() == trained.weights()
-    assert project.record() == trained.record()
+    assert_kills_change_nothing(encoded, tmp_path / "killed", trained, steps=(3, 21))
 
 
 def test_the_model_folder_holds_all_that_it_takes_to_use_the_model(trained):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -73,14 +75,46 @@ class Project:
         return sha256_file(model / "model.safetensors"), sha256_file(model / "final.safetensors")
 
 
-def encoded_project(folder: Path) -> Project:
-    """A project in which everything before training is done."""
+def project_of(folder: Path, spec: str) -> Project:
+    """A project in which everything before training is done; what the corpus is read from lies in the folder."""
     project = Project(folder)
     (folder / "specs").mkdir()
-    (folder / "specs/experiment.yaml").write_text(SPEC)
-    words = "the quick brown fox jumps over lazy dogs while wizards box five jugs".split()  # noqa: SIM905
-    draw = random.Random(1)
-    (folder / "text.txt").write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(400)))
+    (folder / "specs/experiment.yaml").write_text(spec)
     for stage in ("corpus", "tokenizer"):
         assert project.run(stage) == (0, "")
     return project
+
+
+def encoded_project(folder: Path) -> Project:
+    """`project_of` a text of made-up sentences."""
+    words = "the quick brown fox jumps over lazy dogs while wizards box five jugs".split()  # noqa: SIM905
+    draw = random.Random(1)
+    (folder / "text.txt").write_text("\n".join(" ".join(draw.choices(words, k=8)) for _ in range(400)))
+    return project_of(folder, SPEC)
+
+
+def copied(encoded: Path, folder: Path) -> Project:
+    """A copy of a project."""
+    shutil.copytree(encoded, folder)
+    return Project(folder)
+
+
+def trained_in(encoded: Path, folder: Path) -> Project:
+    """A copy of a project, trained without interruption."""
+    project = copied(encoded, folder)
+    assert project.run("train") == (0, "")
+    return project
+
+
+def assert_kills_change_nothing(encoded: Path, folder: Path, trained: Project, *, steps: tuple[int, ...]) -> None:
+    """A copy that is killed after a checkpoint of each step, and then trained to its end, is equal to a trained one."""
+    project = copied(encoded, folder)
+    for step in steps:
+        process = project.start("train")
+        project.wait_for_checkpoint(process, step=step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    assert project.run("train") == (0, "")
+    assert project.weights() == trained.weights()
+    assert project.record() == trained.record()

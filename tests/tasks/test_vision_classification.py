@@ -29,7 +29,7 @@ def model():
 def split(count=11):
     chance = np.random.default_rng(0)
     pixels = chance.integers(0, 256, count * 20, np.uint8)
-    metadata = {"image_size": [1, 4, 5], "classes": ["cat", "dog", "fox"]}
+    metadata = {"kind": "pictures", "image_size": [1, 4, 5], "classes": ["cat", "dog", "fox"]}
     return EncodedSplit("train", metadata, {"pictures": pixels, "labels": chance.integers(0, 3, count)})
 
 
