@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from train_project import SPEC, Project, copied, encoded_project, trained_in
+from train_project import SPEC, Project, encoded_project
 
 from pipeline.files import sha256_file
 from pipeline.models.store import load_model
@@ -33,12 +33,17 @@ def encoded(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(encoded, tmp_path_factory) -> Project:
-    return trained_in(encoded, tmp_path_factory.mktemp("trained") / "project")
+    folder = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(encoded, folder)
+    project = Project(folder)
+    assert project.run("train") == (0, "")
+    return project
 
 
 @pytest.fixture
 def project(encoded, tmp_path) -> Project:
-    return copied(encoded, tmp_path / "project")
+    shutil.copytree(encoded, tmp_path / "project")
+    return Project(tmp_path / "project")
 
 
 def test_a_run_leaves_a_model_folder_that_opens_and_reports_that_fit_their_schema(trained):
