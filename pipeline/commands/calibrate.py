@@ -14,12 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import psutil
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.export.generating_graph import generating_graph
+from pipeline.export.runner import GRAPH, Graph
 from pipeline.files import write_manifest
 from pipeline.models.bert import masked_places
 from pipeline.models.generate import generate
@@ -102,7 +106,8 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         updated_per_second=count(proxy) / updated,
         scored_flops_per_second=EVALUATION_ROWS * flops / 3 / scored,
         written_per_second=3 * size / written,
-        layer_seconds=_time_of_answer(judged) / proxy.num_layers,
+        layer_seconds=_time_of_answer(_answers(judged.eval())) / proxy.num_layers,
+        served_layer_seconds=_time_of_answer(_served(judged)) / proxy.num_layers,
         measured=_said(shape, proxy, rows, settings["training"]["batch_size"]),
     )
 
@@ -190,14 +195,28 @@ def _time_of_checkpoint(model: Model, optimizer: torch.optim.Optimizer) -> float
         return _seconds(work)
 
 
-def _time_of_answer(model: Model) -> float:
+def _time_of_answer(answers: Iterator[object]) -> float:
     """Seconds of one next token, or of what an encoder makes of a short text: the 95th percentile."""
-    model.eval()
-    answers = _answers(model)
     for _ in range(_WARM_UP_TOKENS):
         next(answers)
     taken = [_seconds(lambda: next(answers)) for _ in range(_NEXT_TOKENS)]
     return statistics.quantiles(taken, n=20)[-1]
+
+
+def _served(model: Model) -> Iterator[object]:
+    """Next tokens of a model that writes text, as the runner of its export finds them; otherwise as `_answers`."""
+    if not isinstance(model, Transformer):
+        yield from _answers(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="foundry-plan-") as folder:
+        path = Path(folder) / GRAPH
+        onnx.save(generating_graph(model.cpu(), opset=18), path)
+        graph = Graph(path)
+    cache, token = graph.cache(), np.zeros((1, 1), dtype=np.int64)
+    while True:
+        if cache.length == graph.max_seq_len:
+            cache = graph.cache()
+        yield graph.step(token, cache).argmax()
 
 
 def _answers(model: Model) -> Iterator[object]:

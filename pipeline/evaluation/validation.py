@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,9 @@ from pipeline.files import sha256_file, verify_manifest
 from pipeline.models.store import BEST, read_model
 from pipeline.tasks.picture_task import PictureTask
 from pipeline.tasks.table import TASKS
+
+# (model folder, prompt) → `rss_bytes` at rest, `peak_bytes`, `latencies_ms` of each answer and `threads` of inference.
+Measure = Callable[[Path, str], Mapping[str, Any]]
 
 REPORT_FORMAT = 1
 _MB = 1_000_000  # bytes
@@ -45,6 +45,7 @@ def validate_model(
     temperature: float,
     generation_seed: int,
     budgets: Mapping[str, float | None],
+    measure: Measure,
 ) -> Validation:
     """Judge a trained model. Nothing is written, and a missed budget is not an error yet.
 
@@ -58,6 +59,7 @@ def validate_model(
         temperature: of the sampling; 0 takes the likeliest token.
         generation_seed: of the sampling.
         budgets: upper limits, None for none; names and units as in `budgets.BUDGETS`.
+        measure: finds what inference takes.
 
     Raises:
         ArtifactError: the model or the tokenizer is damaged, or they do not belong together.
@@ -80,7 +82,7 @@ def validate_model(
             model, prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=generation_seed
         )
     samples = [{"prompt": sample.prompt, "text": sample.shown, "new_tokens": sample.new_tokens} for sample in made]
-    probed = probe(model_folder, prompts[0])
+    probed = measure(model_folder, prompts[0])
     latencies = probed["latencies_ms"]
     inference = {
         "rss_mb": round(probed["rss_bytes"] / _MB, 1),
@@ -152,22 +154,3 @@ def read_heldout(folder: Path, split: str) -> EncodedSplit:
             hint=f"give dataset.{split}_split a larger share, or choose another split with validation.split",
         )
     return heldout
-
-
-def probe(model_folder: Path, prompt: str) -> dict[str, Any]:
-    """Memory and latency of inference, measured in a process of its own. See `evaluation.probe`.
-
-    Raises:
-        ValidationError: that process failed; the message ends with what it said last.
-    """
-    command = [sys.executable, "-m", "pipeline.evaluation.probe", str(model_folder), prompt]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ValidationError(
-            f"generating text in a fresh process failed: {last}",
-            where=str(model_folder),
-            hint=f"see all of it with: python -m pipeline.evaluation.probe {model_folder} 'some text'",
-        )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result

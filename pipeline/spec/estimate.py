@@ -251,6 +251,7 @@ class Pace:
         scored_flops_per_second: of forward passes in an evaluation.
         written_per_second: bytes of a checkpoint that are written, synced and hashed.
         layer_seconds: 95th percentile of one next token, or of one text for an encoder, for each layer.
+        served_layer_seconds: the same as the model is served; of what writes no text, `layer_seconds`.
         measured: what was timed, in words.
     """
 
@@ -263,6 +264,7 @@ class Pace:
     scored_flops_per_second: float
     written_per_second: float
     layer_seconds: float
+    served_layer_seconds: float
     measured: str
 
 
@@ -361,7 +363,7 @@ def predicted(settings: Settings, text: Text, pace: Pace | None) -> dict[str, fl
         "val_loss": None,
         "rss_mb": memory["rss"],
         "peak_mb": memory["peak"],
-        "latency_p95_ms": None if pace is None else 1000 * pace.layer_seconds * shape.num_layers,
+        "latency_p95_ms": None if pace is None else 1000 * pace.served_layer_seconds * shape.num_layers,
         "model_mb": weight_bytes(shape) / _MB,
         "training_minutes": times(settings, shape, text, pace)["total"] / 60 if known and pace else None,
     }
@@ -376,7 +378,7 @@ _BOUND_OF = {
 # Which settings make it smaller, tried one at a time.
 _LEVERS = {
     "val_loss": (),
-    "rss_mb": ("model.max_seq_len",),
+    "rss_mb": ("model.d_model", "model.num_layers", "tokenizer.vocab_size"),
     "peak_mb": ("model.d_model", "model.num_layers", "tokenizer.vocab_size"),
     "latency_p95_ms": ("model.num_layers",),
     "model_mb": ("model.d_model", "model.num_layers", "tokenizer.vocab_size"),

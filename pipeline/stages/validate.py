@@ -9,6 +9,7 @@ import click
 from pipeline import console
 from pipeline.evaluation.budgets import missed_budgets
 from pipeline.evaluation.validation import Validation, validate_model
+from pipeline.export.measured import measure_inference
 from pipeline.files import MANIFEST, manifest_hash, output_folder, read_artefact, write_artefact
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS
 from pipeline.stages.door import StageCommand, stage
@@ -25,7 +26,9 @@ def main(spec_path: Path) -> None:
         settings = spec.section("validation")
         on_budget_failure = settings.pop("on_budget_failure")
         model, tokenizer = OUTPUT_OF["train"], OUTPUT_OF["tokenizer"]
-        validation = validate_model(model_folder=model, tokenizer_folder=tokenizer, **settings)
+        validation = validate_model(
+            model_folder=model, tokenizer_folder=tokenizer, measure=measure_inference, **settings
+        )
         # That of the model, whatever the spec has become since.
         made_by = read_artefact(model / MANIFEST, "manifest").get("spec_hash")
         report = validation.report if made_by is None else {**validation.report, "spec_hash": made_by}

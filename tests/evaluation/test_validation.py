@@ -14,11 +14,12 @@ import torch
 from pipeline import paths
 from pipeline.data.encoded import map_array
 from pipeline.errors import ArtifactError, ValidationError
-from pipeline.evaluation import probe
-from pipeline.evaluation import validation as room
 from pipeline.evaluation.budgets import BUDGETS
 from pipeline.evaluation.validation import require_same_tokenizer, validate_model
+from pipeline.export import probe
+from pipeline.export.measured import measure_inference
 from pipeline.files import read_json, sha256_file, write_manifest
+from pipeline.memory import memory_bytes
 from pipeline.models.store import load_model
 from pipeline.tasks.language_model import LanguageModel
 
@@ -31,6 +32,7 @@ SETTINGS = {
     "temperature": 0.7,
     "generation_seed": 42,
     "budgets": {**dict.fromkeys(BUDGETS, 1e6), "model_mb": None},
+    "measure": measure_inference,
 }
 
 
@@ -92,18 +94,10 @@ def test_budgets_hold_what_was_measured(validation, trained):
 def test_inference_is_measured_over_at_least_50_tokens(validation):
     inference, latencies = validation.report["inference"], validation.latencies_ms
 
-    assert inference["measured_tokens"] == len(latencies) == probe.MEASURED_TOKENS >= 50
+    assert inference["measured_tokens"] == len(latencies) == probe.MEASURED_ANSWERS >= 50
     assert sum(round(latency, 3) <= inference["latency_p95_ms"] for latency in latencies) >= 0.95 * len(latencies)
     assert 0 < inference["latency_p50_ms"] <= inference["latency_p95_ms"]
     assert 20 < inference["rss_mb"] <= inference["peak_mb"]
-
-
-def test_memory_is_that_of_the_inference_process_and_not_of_the_one_that_asks(trained):
-    ballast = np.ones(60_000_000)  # 480 MB in this process
-
-    measured = room.probe(trained.model, "the")
-
-    assert measured["peak_bytes"] < ballast.nbytes
 
 
 def test_samples_continue_their_prompts_and_are_the_same_each_time(validation, trained):
@@ -168,17 +162,7 @@ def test_tokens_are_read_as_they_were_written(tmp_path):
     assert map_array(tmp_path / "validation.bin", "uint32").tolist() == [1, 70_000, 2]
 
 
-def test_a_probe_that_fails_is_reported_with_its_last_words(copied):
-    (copied.model / "tokenizer.model").write_bytes(b"not a tokenizer")
-    write_manifest(copied.model, stage="train", sections={}, inputs={})
-
-    with pytest.raises(ValidationError, match="generating text in a fresh process failed: ") as caught:
-        room.probe(copied.model, "the")
-
-    assert "pipeline.evaluation.probe" in caught.value.hint
-
-
 def test_memory_of_this_process_is_at_most_its_peak():
-    now, peak = probe.memory_bytes()
+    now, peak = memory_bytes()
 
     assert 10_000_000 < now <= peak

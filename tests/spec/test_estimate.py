@@ -32,7 +32,7 @@ from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights
 
 pytestmark = pytest.mark.unit
 
-PACE = Pace("cpu", "32-true", 2, True, 1e11, 1e9, 1e11, 1e9, 1e-3, "steps of this spec")
+PACE = Pace("cpu", "32-true", 2, True, 1e11, 1e9, 1e11, 1e9, 1e-3, 1e-4, "steps of this spec")
 
 
 @pytest.fixture(scope="module")
