@@ -29,9 +29,7 @@ def model_description(arguments: Mapping[str, Any], *, seconds: float = 60.0) ->
         "model_name": "tiny",
         "task_type": "lm",
         "model": {"model_type": "llama", **arguments},
-        "bos_id": 1,
-        "eos_id": 2,
-        "pad_id": 3,
+        **({} if "image_size" in arguments else {"bos_id": 1, "eos_id": 2, "pad_id": 3}),
         "training": {**training, "best_step": None, "val_loss": None, **EXECUTION},
     }
 

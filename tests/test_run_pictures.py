@@ -1,9 +1,12 @@
-"""`foundry run` on pictures, end to end: the preset as it stands, and a folder of class folders made of PNG files."""
+"""`foundry run` on pictures, end to end: the preset as it stands, a folder of class folders, and a table of labels."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +83,27 @@ def test_a_folder_of_class_folders_is_learned_and_a_picture_of_any_size_is_class
     code, out, err = project.run("classify", "new.webp")
     assert code == 0, err
     assert out.splitlines()[0].endswith("red")
+
+
+def test_the_labels_of_the_guide_are_learned(project, checkout):
+    guide = (checkout / "docs/vision.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    subprocess.run([sys.executable, "-c", program], cwd=project.folder, check=True)
+    new(
+        project,
+        "task.task_type=vision_multilabel",
+        "dataset.source={kind: image_table, path: pictures/labels.csv, image_size: [1, 16, 16]}",
+    )
+
+    assert set(project.happened().values()) == {"built"}
+
+    validation = report(project, "validation.json")
+    assert validation["metrics"]["exact_match"] >= 0.85
+    assert validation["metrics"]["micro_f1"] >= 0.95
+    assert validation["metrics"]["val_loss"] < 0.2 * validation["baselines"]["frequency_loss"]
+    assert report(project, "health_report.json")["all_passed"]
+    with (project.folder / "pictures/labels.csv").open("a") as table:
+        table.write("0000.png,\n")  # named twice
+    code, _, err = project.run("run")
+    assert code == 2
+    assert "0000.png is named twice" in err

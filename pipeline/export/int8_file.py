@@ -31,6 +31,8 @@ from pipeline.export.source import Run, Source
 from pipeline.spec.carried import WRITES_TEXT
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from pipeline.export.runner import Graph, Ids
 
 _QUANTIZED = ["MatMul", "Gather"]  # what holds the weights of a transformer
@@ -68,10 +70,22 @@ def write_int8(source: Source, path: Path) -> None:
             },
         }
         if source.quantization == "dynamic":
-            quantize_dynamic(whole, path, **shared)
+            quantize_dynamic(whole if writes_text else _without_shapes(whole), path, **shared)
         else:
             shared["activation_type"] = QuantType.QUInt8
             quantize_static(whole, path, _reader(whole), quant_format=QuantFormat.QDQ, **shared)
+
+
+def _without_shapes(path: Path) -> ModelProto:
+    """A graph without what its exporter says of shapes on the way.
+
+    The quantizer turns the weight of a classifier's last layer and keeps the shape that it had, which then looks wrong.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    model.graph.ClearField("value_info")
+    return model
 
 
 @contextmanager

@@ -271,8 +271,6 @@ def bundle_of(root, arguments, task_type, beside, **task):
     torch.manual_seed(0)
     model = build_model(arguments).eval()
     description = {**model_description(arguments), "task_type": task_type, **task}
-    if "image_size" in arguments:
-        description = {key: value for key, value in description.items() if not key.endswith("_id")}
     with output_folder(root / "model", stage="train", sections={}, inputs={}) as folder:
         save_model(folder, model, description)
         for name, data in beside.items():

@@ -15,13 +15,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from described import model_description
 
 from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.compare import comparison_shapes, random_inputs
 from pipeline.export.formats import FORMATS, write_formats
 from pipeline.export.runner import Graph
 from pipeline.export.source import Source, traced_length
-from pipeline.models.store import load_model
+from pipeline.models.store import load_model, save_model
 from pipeline.models.table import build_model
 from pipeline.paths import SCHEMAS
 from pipeline.spec.carried import CARRIES
@@ -174,6 +175,33 @@ def test_8_bits_take_less_room_and_keep_the_likeliest_token_mostly(quantization,
     with torch.inference_mode():
         expected = model(torch.from_numpy(ids)).argmax(-1).numpy()
     assert (FORMATS["int8"].open(path, 1)(ids).argmax(-1) == expected).mean() > 0.8
+
+
+SHAPE = {"vocab_size": 64, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 24, "max_seq_len": 24}
+CHOOSING = {
+    "vision_classification": {
+        "model_type": "cnn", "image_size": [1, 8, 8], "stage_channels": [8, 16], "channel_mean": [0.5],
+        "channel_std": [0.25],
+    },
+    "text_classification": {"model_type": "llama", **SHAPE, "pad_id": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", CHOOSING)
+def test_8_bits_of_a_model_that_chooses_a_class_give_nearly_its_logits(task, tmp_path):
+    torch.manual_seed(0)
+    arguments = {**CHOOSING[task], "num_classes": 3}
+    model, path = build_model(arguments).eval(), tmp_path / "model.int8.onnx"
+    described = {**model_description(arguments), "task_type": task}
+    save_model(tmp_path, model, described)
+
+    FORMATS["int8"].write(Source(model, tmp_path, 18, "dynamic"), path)
+
+    inputs = random_inputs(model, 7, 24)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(inputs)).numpy()
+    assert FORMATS["int8"].inspect(path)["quantized_weights"] >= 3
+    assert np.abs(FORMATS["int8"].open(path, 1)(inputs) - expected).max() < 0.1 * np.ptp(expected)
 
 
 def test_8_bits_without_a_way_to_make_them_are_refused(make_model, model_folder, tmp_path):

@@ -295,7 +295,7 @@ def pictures(tmp_path, request):
     with output_folder(tmp_path / "model", stage="train", sections={}, inputs={}) as folder:
         model = build_model(arguments).eval()
         model.head.weight.data *= 30  # so that the classes differ
-        save_model(folder, model, {key: value for key, value in described.items() if not key.endswith("_id")})
+        save_model(folder, model, described)
         shutil.copyfile(tmp_path / "data" / "tokenizer.json", folder / "tokenizer.json")
         write_artefact(folder / "spec.json", "spec", load_spec(SPECS / "experiment.yaml").to_dict())
     return tmp_path / "model", tmp_path / "data"
