@@ -19,8 +19,8 @@ from pipeline.tiers.subject import Outcome, Subject, logits
 
 _MB = 1_000_000  # bytes
 _SHOWN = 5  # names in a message; the details hold all
+_NORMALITY_LEAST = 12  # values: a few inputs of a few classes give fewer, and the test is for no fewer
 _GROWTH = 1.1  # of memory, over that of the batch: what does not depend on the rows makes it less
-_NORMALITY_LEAST = 12  # values; the approximation is for no fewer
 
 
 def shape_robustness(subject: Subject) -> Outcome:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from pipeline import cli
-from pipeline.files import read_artefact
+from pipeline.files import read_artefact, write_manifest
+from pipeline.spec import load_spec
+from pipeline.spec.lock import lock_of
 
 pytestmark = pytest.mark.e2e
 
@@ -95,6 +97,24 @@ def test_a_warning_ends_with_0_and_with_5_where_it_counts(project, tiers):
 
     assert (calm.returncode, strict.returncode) == (0, 5)
     assert "    what to do: look for a detached or unused layer" in calm.stdout
+
+
+def test_an_experiment_stands_for_the_model_that_it_made(project, tiers, checkout):
+    spec = project / "experiment.yaml"
+    shutil.copyfile(checkout / "specs/experiment.yaml", spec)
+    write_manifest(
+        project / "artifacts/model",
+        stage="train",
+        sections={},
+        inputs={},
+        spec_hash=lock_of(load_spec(spec), "train").hash,
+    )
+
+    done = tiers("experiment.yaml", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tiers"] == [1]
+    assert "packing_isolation: not_judged" in done.stderr
 
 
 def test_held_out_text_that_was_learned_fails_the_audit(project, tiers, encode, tmp_path):
