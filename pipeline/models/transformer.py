@@ -93,13 +93,13 @@ class Attention(nn.Module):
         self.k_norm = HeadNorm(self.head_dim, eps=norm_epsilon) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
+        self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """Mix (B, T, D) features over the past.
 
         Args:
             x: the features.
-            mask: (T, S) or (B, 1, T, S), 0 where attention may look, else -inf.
+            mask: (T, S) or (B, 1, T, S), 0 where attention may look, else -inf. None, on CUDA: at all that is past.
             rotary: cosines and sines of the tokens' positions, (T, E/2) or (B, 1, T, E/2) each.
             cache: of keys and values, if there is one.
             layer: the cache's name for this layer.
@@ -120,8 +120,10 @@ class Attention(nn.Module):
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
         return out
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
+        if mask is None:
+            return functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         if q.is_cuda:
             return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype), dropout_p=dropout)
         scores = (q * self.head_dim**-0.5) @ k.transpose(2, 3)  # (B, H, T, S)
@@ -217,7 +219,7 @@ class Block(nn.Module):
         self.mlp = FEED_FORWARD[kind](d_model, d_ff, not llama)
 
     def forward(
-        self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
+        self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
     ) -> Tensor:
         """(B, T, D) → (B, T, D)."""
         x = x + self._drop(self.self_attn(self.input_layernorm(x), mask, rotary, cache, layer))
@@ -330,12 +332,14 @@ class Transformer(Model):
         """
         length = ids.shape[1]
         start = 0 if cache is None else cache.length
-        mask = self.mask[start : start + length, : start + length]  # (T, S)
+        mask: Tensor | None = self.mask[start : start + length, : start + length]  # (T, S)
+        if ids.is_cuda and cache is None:
+            mask = None  # what the fused kernel need not read, it need not compute
         cos, sin = self.cos[start : start + length], self.sin[start : start + length]  # (T, E/2) each
         places = None if self.embed_positions is None else self.embed_positions.weight[start : start + length]
         if self.separate_documents and cache is None:
             visible = self._visible(ids)
-            mask = torch.where(visible, mask, -math.inf)[:, None]  # (B, 1, T, T)
+            mask = torch.where(visible, 0.0, -math.inf)[:, None]  # (B, 1, T, T)
             positions = visible.sum(-1) - 1  # (B, T)
             cos, sin = cos[positions][:, None], sin[positions][:, None]  # (B, 1, T, E/2) each
             places = None if places is None else places[positions]  # (B, T, D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -127,7 +128,8 @@ def set_up(
     )
     rows_per_step = training.batch_size * shares * training.gradient_accumulation_steps
     flops = model.flops_per_row() * rows_per_step * total_steps
-    execution = _execution(spec, flops=flops, checkpoint=checkpoint, world=world)
+    passes = training.gradient_accumulation_steps * math.ceil(shares / world.size)
+    execution = _execution(spec, flops=flops, passes=passes, checkpoint=checkpoint, world=world)
     if execution.device == "cuda":
         hardware.multiply_in_tf32(spec.hardware.use_tf32)
     model.recompute = spec.hardware.use_gradient_checkpointing
@@ -201,7 +203,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _execution(spec: Spec, *, flops: float, checkpoint: Checkpoint | None, world: World) -> Execution:
+def _execution(spec: Spec, *, flops: float, passes: int, checkpoint: Checkpoint | None, world: World) -> Execution:
     """What every rank executes on; what has to be measured, the first one measures for all."""
     if spec.hardware.compile_mode == "auto" and hardware.worth_compiling(flops) and not hardware.has_compiler():
         console.warn("without a C++ compiler the model is not compiled and trains slower: install g++")
@@ -213,6 +215,7 @@ def _execution(spec: Spec, *, flops: float, checkpoint: Checkpoint | None, world
         compile_mode=None if world.strategy == "fsdp" else spec.hardware.compile_mode,
         num_threads=spec.hardware.num_threads or share_of_threads(hardware.usable_processors()),
         flops=flops,
+        passes=passes,
     )
     earlier = checkpoint.state["execution"] if checkpoint else None
     return choose(earlier=world.from_first(lambda: choose(earlier=earlier).to_dict()))
@@ -253,7 +256,7 @@ def prepare_loss(
     began = time.monotonic()
     compiled = torch.compile(plain, mode=execution.compile_mode, fullgraph=fullgraph, dynamic=dynamic)
     try:
-        with torch.random.fork_rng():  # a trial must leave no trace in the run
+        with hardware.keeping_random_states(execution.device):  # a trial must leave no trace in the run
             trial = compiled(*(tensor.to(execution.device) for tensor in example))
             trial.backward()  # type: ignore[no-untyped-call]
     except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:  # noqa: SLF001

@@ -232,7 +232,8 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -
 
 
 def _random_states() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    awake = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU wakes no GPU
+    cuda = torch.cuda.get_rng_state_all() if awake else []
     return {
         "python": random.getstate(),
         "numpy": _plain(np.random.get_state(legacy=False)),  # noqa: NPY002 - the global one is what must be saved

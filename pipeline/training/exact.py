@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError, is_out_of_memory
-from pipeline.training.hardware import Execution
+from pipeline.training.hardware import Execution, keeping_random_states
 
 # What was otherwise → what makes it as it was; `{}` is its earlier value.
 _REMEDIES = {
@@ -37,9 +37,8 @@ def arithmetic_of(loss_sum: Callable[..., Tensor], model: nn.Module, batch: Sequ
         model: that it computes with.
         batch: on the model's device.
     """
-    devices = range(torch.cuda.device_count()) if batch[0].is_cuda else ()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with keeping_random_states(batch[0].device.type):
             loss_sum(*batch).backward()  # type: ignore[no-untyped-call]
         found = gradient_hash(model)[:16]
     except (RuntimeError, MemoryError) as error:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ def choose_execution(
     compile_mode: str | None,
     num_threads: int | None,
     flops: float,
+    passes: int = 1,
     earlier: dict[str, Any] | None = None,
 ) -> Execution:
     """Decide what a run executes on, and set torch's threads accordingly.
@@ -73,6 +75,7 @@ def choose_execution(
         compile_mode: `auto`, a mode of torch.compile, or None.
         num_threads: CPU threads; None takes the processors this process may use.
         flops: floating-point operations of the whole run, to weigh compilation.
+        passes: forward and backward passes of a step. Only what takes one has been measured with replayed graphs.
         earlier: the execution of the run that is being resumed; `auto` keeps its choices.
 
     Raises:
@@ -91,7 +94,9 @@ def choose_execution(
     if precision == "auto":
         precision = kept.get("precision") or ("bf16-mixed" if bf16_pays(device) else "32-true")
     if compile_mode == "auto":
-        compile_mode = kept.get("compile_mode", "default" if worth_compiling(flops) and has_compiler() else None)
+        # A GPU computes a kernel of a small model in less time than it takes to launch it: graphs are replayed whole.
+        mode = "reduce-overhead" if device == "cuda" and passes == 1 else "default"
+        compile_mode = kept.get("compile_mode", mode if worth_compiling(flops) and has_compiler() else None)
     elif compile_mode is not None and not has_compiler():
         raise TrainingError(
             f"hardware.compile_mode is {compile_mode}, but there is no C++ compiler",
@@ -151,6 +156,11 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     started = time.perf_counter()
     torch.mm(a, b)
     return time.perf_counter() - started
+
+
+def keeping_random_states(device: str) -> AbstractContextManager[None]:
+    """A context that leaves no trace in torch's random states; on `cpu` it does not wake a GPU."""
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device == "cuda" else ())
 
 
 def memory_mb(device: str) -> dict[str, float | None]:

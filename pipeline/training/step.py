@@ -19,6 +19,7 @@ from pipeline.data.batches import BatchSource
 from pipeline.errors import TrainingError, is_out_of_memory
 from pipeline.training.distributed import World, talking
 from pipeline.training.exact import gradient_hash
+from pipeline.training.hardware import keeping_random_states
 from pipeline.training.precision import LossScale
 
 
@@ -148,7 +149,7 @@ class Stepper:
         found = set()
         for _ in range(2):
             self._model.zero_grad(set_to_none=True)
-            with torch.random.fork_rng():
+            with keeping_random_states(self._device.type):
                 if self._accumulate_or_run_out(epoch, range(index, index + 1)) is not None:
                     found.add(gradient_hash(self._model))
         if len(found) > 1:
@@ -183,7 +184,7 @@ class Stepper:
 
     def _accumulate(self, epoch: int, indices: range) -> float:
         tokens = self._tokens(epoch, indices)
-        nats = 0.0
+        losses = []
         for index in indices:
             whole = self._batches.batch(epoch, index)
             batch = [self._world.share(tensor) for tensor in whole]
@@ -194,8 +195,8 @@ class Stepper:
                 self._world.before_backward(self._model, last=last)
                 loss = self._loss_sum(*(self._moved(tensor[start : start + rows]) for tensor in batch))
                 self._scale.scaled(loss / tokens).backward()  # type: ignore[no-untyped-call]
-                nats += loss.item()
-        return nats
+                losses.append(loss.detach().clone())  # a compiled graph may write the next loss into the same memory
+        return sum(loss.item() for loss in losses)  # at the end: a GPU has to be waited for
 
     def _tokens(self, epoch: int, indices: range) -> int:
         """Targets of the whole step, those of all ranks."""

@@ -45,7 +45,7 @@ CONTENDERS = {
 
 
 def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Model, batches, loss and execution as the train stage makes them (on the processor, whatever else there is)."""
+    """Model, batches, loss and execution as the train stage makes them."""
     from pipeline.data.batches import Batches
     from pipeline.data.encoded import map_array
     from pipeline.models.transformer import Transformer
@@ -62,13 +62,16 @@ def prepare_ours(settings: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
     length = settings["model"]["max_seq_len"]
     batches = Batches(tokens, length=length, batch_size=settings["batch_size"], seed=0)
     execution = hardware.choose_execution(
-        device="cpu",
+        device=settings["device"],
         precision="auto",
         use_amp=None,
         compile_mode=settings["compile"],
         num_threads=settings["threads"],
         flops=model.flops_per_token() * settings["run_tokens"],
     )
+    if execution.device == "cuda":
+        hardware.multiply_in_tf32(allowed=settings["tf32"])
+    model.to(execution.device)
     loss, execution = prepare_loss(
         partial(loss_sum, model), model, execution, batches.batch(0, 0), fullgraph=False, dynamic=False, insist=False
     )
@@ -206,10 +209,11 @@ def _under_fabric(settings: dict[str, Any], clock: Clock, model: torch.nn.Module
     data = bench_plain.open_data(settings)
     batch, length = settings["batch_size"], settings["model"]["max_seq_len"]
     clock.describe(parameters=sum(parameter.numel() for parameter in model.parameters()))
-    running = Fabric(accelerator="cpu", devices=1, precision=settings["precision"])
+    device = settings["device"]
+    running = Fabric(accelerator=device, devices=1, precision=settings["precision"])
     module, optimizer = running.setup(model, bench_plain.adamw(model))
     while True:
-        loss = module(*bench_plain.get_batch(data, batch, length))
+        loss = module(*bench_plain.get_batch(data, batch, length, device))
         running.backward(loss)
         running.clip_gradients(module, optimizer, max_norm=1.0)
         optimizer.step()
@@ -258,7 +262,7 @@ def trainer(settings: dict[str, Any], clock: Clock) -> None:
             per_device_train_batch_size=batch,
             max_steps=10**6,
             bf16=settings["precision"] == BF16,
-            use_cpu=True,
+            use_cpu=settings["device"] == "cpu",
             max_grad_norm=1.0,
             optim="adamw_torch_fused",
             logging_strategy="no",

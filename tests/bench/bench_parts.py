@@ -33,21 +33,31 @@ def matmul(settings: dict[str, Any], clock: Clock) -> None:
     clock.report(
         {
             str(dtype).removeprefix("torch."): {
-                f"{m} x {k} x {n}": _gflops(torch, dtype, (m, k, n), settings["matmul_seconds"]) for m, k, n in shapes
+                " x ".join(map(str, sizes)): _gflops(
+                    torch, dtype, sizes, settings["matmul_seconds"], settings["device"]
+                )
+                for sizes in shapes
             }
             for dtype in (torch.float32, torch.bfloat16)
         }
     )
 
 
-def _gflops(torch: Any, dtype: Any, shape: tuple[int, int, int], seconds: float) -> float:
+def _gflops(torch: Any, dtype: Any, shape: tuple[int, int, int], seconds: float, device: str) -> float:
     m, k, n = shape
-    a, b, into = torch.ones(m, k, dtype=dtype), torch.ones(k, n, dtype=dtype), torch.empty(m, n, dtype=dtype)
-    torch.mm(a, b, out=into)  # the first call chooses a kernel
+    a, b = torch.rand(m, k, dtype=dtype, device=device), torch.rand(k, n, dtype=dtype, device=device)
+    into = torch.empty(m, n, dtype=dtype, device=device)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=into)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    multiply()  # the first call chooses a kernel
     best = math.inf
     end = time.perf_counter() + seconds
     while best == math.inf or time.perf_counter() < end:
-        best = min(best, *seconds_of(lambda: torch.mm(a, b, out=into), repeats=1))
+        best = min(best, *seconds_of(multiply, repeats=1))
     return 2 * m * k * n / best / 1e9
 
 

@@ -80,11 +80,13 @@ def build(settings: dict[str, Any]) -> PlainModel:
     )
 
 
-def get_batch(data, batch: int, length: int):
+def get_batch(data, batch: int, length: int, device: str):
     starts = torch.randint(len(data) - length - 1, (batch,)).tolist()
     x = torch.stack([torch.from_numpy(data[i : i + length].astype(np.int64)) for i in starts])
     y = torch.stack([torch.from_numpy(data[i + 1 : i + 1 + length].astype(np.int64)) for i in starts])
-    return x, y
+    if device == "cpu":
+        return x, y
+    return x.pin_memory().to(device, non_blocking=True), y.pin_memory().to(device, non_blocking=True)
 
 
 def open_data(settings: dict[str, Any]):
@@ -104,14 +106,15 @@ def train(settings: dict[str, Any], clock: Clock) -> None:
     torch.set_num_threads(settings["threads"])
     data = open_data(settings)
     batch, length = settings["batch_size"], settings["model"]["max_seq_len"]
-    model = build(settings)
+    device = settings["device"]
+    model = build(settings).to(device)
     clock.describe(parameters=sum(p.numel() for p in model.parameters()))
     step = torch.compile(model) if settings["compile"] else model
     optimizer = adamw(model)
     mixed = settings["precision"] == "bf16-mixed"
-    context = torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext()
+    context = torch.autocast(device, torch.bfloat16) if mixed else nullcontext()
     while True:
-        x, y = get_batch(data, batch, length)
+        x, y = get_batch(data, batch, length, device)
         with context:
             loss = step(x, y)
         loss.backward()

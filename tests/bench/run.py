@@ -2,6 +2,7 @@
 
 python tests/bench/run.py                                  everything, to the screen
 python tests/bench/run.py --part tokenizer                 one part
+python tests/bench/run.py --device cuda --batch-size 64    training on a GPU
 python tests/bench/run.py --write docs/performance.md      and put the tables into the document
 """
 
@@ -73,6 +74,8 @@ def settings_of(spec: Spec, scratch: Path, *, quick: bool) -> dict[str, Any]:
     tokenizer = spec.section("tokenizer")
     settings: dict[str, Any] = {
         **(_QUICK if quick else _FULL),
+        "device": "cpu",
+        "tf32": spec.hardware.use_tf32,
         "threads": spec.hardware.num_threads or usable_processors(),
         "deterministic": spec.reproducibility.deterministic,
         "batch_size": 2 if quick else spec.training.batch_size,
@@ -178,13 +181,13 @@ PARTS = {
 _AS_IN_TRAINING = ("training", "step")
 
 
-def measure(parts: list[str], *, quick: bool) -> dict[str, Any]:
-    """Measure some parts, one after the other, and describe the machine."""
+def measure(parts: list[str], *, quick: bool, changes: dict[str, Any]) -> dict[str, Any]:
+    """Measure some parts, one after the other, with some settings changed, and describe the machine."""
     began = time.monotonic()
     results: dict[str, Any] = {"machine": bench_report.machine(), "load_before": os.getloadavg()[0]}
     results |= {"quick": quick, "parts": {}}
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
-        settings = settings_of(load_spec(paths.SPECS / "experiment.yaml"), Path(scratch), quick=quick)
+        settings = settings_of(load_spec(paths.SPECS / "experiment.yaml"), Path(scratch), quick=quick) | changes
         # As in the train stage: waiting threads sleep. Kernels are compiled anew, and kept for the next part.
         training = {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}
         for part in parts:
@@ -209,17 +212,31 @@ def measure(parts: list[str], *, quick: bool) -> dict[str, Any]:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Put the tables into this document, between the marks of their parts.",
 )
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Of training.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of a step, instead of the shipped spec's.")
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes, to try the command: figures mean nothing.")
-def main(parts: tuple[str, ...], json_path: Path | None, document: Path | None, quick: bool) -> None:
+def main(
+    parts: tuple[str, ...],
+    json_path: Path | None,
+    document: Path | None,
+    device: str,
+    batch_size: int | None,
+    quick: bool,
+) -> None:
     """Run the command."""
-    chosen = list(parts or PARTS)
+    chosen = list(parts or (PARTS if device == "cpu" else ["training"]))
+    if device == "cuda" and chosen != ["training"]:
+        raise click.UsageError("only the part `training` is measured on a GPU")
+    changes: dict[str, Any] = {"device": device}
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
     if document is not None:
         try:  # before the minutes of measuring, not after them
             bench_report.insert(document.read_text(encoding="utf-8"), dict.fromkeys(["machine", *chosen], ""))
         except ValueError as error:
             raise click.UsageError(f"{document}: {error}") from error
     try:
-        results = measure(chosen, quick=quick)
+        results = measure(chosen, quick=quick, changes=changes)
     except WorkFailedError as error:
         console.say(f"error: {error}")
         sys.exit(1)

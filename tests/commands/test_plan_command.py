@@ -78,6 +78,7 @@ def project(tmp_path) -> Project:
 
 
 def test_a_plan_is_measured_and_writes_nothing(project):
+    project.write({**TINY, "hardware": {**TINY["hardware"], "device": "cpu"}})
     before = project.files()
 
     planned = project.plan()

@@ -205,7 +205,7 @@ def test_what_is_wrong_with_json_is_said_in_its_words():
     assert (comment.line, comment.column) == (2, 3)
     assert comment.hint.startswith("JSON has no comments")
     assert (comma.line, comma.message, comma.hint) == (3, "not JSON: expecting ',' delimiter", "")
-    assert refusal(b'{"a": ' * 2000, "x.json").code == "E0112"
+    assert refusal(b'{"a": ' * 2000 + b"1" + b"}" * 2000, "x.json").code == "E0112"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ dataset: {source: {kind: files, paths: [text.txt]}, split_method: contiguous}
 tokenizer: {vocab_size: 300}
 model: {d_model: 16, num_layers: 2, num_heads: 2, d_ff: 32, max_seq_len: 16, dropout: DROPOUT}
 training: {epochs: EPOCHS, batch_size: ROWS, gradient_accumulation_steps: 2}
-hardware: {num_threads: 1, precision: 32-true, compile_mode: null, strategy: STRATEGY, devices: DEVICES}
+hardware: {device: cpu, num_threads: 1, precision: 32-true, compile_mode: null, strategy: STRATEGY, devices: DEVICES}
 checkpointing: {save_every_n_steps: 5, save_every_n_epochs: null}
 logging: {log_every_n_steps: 1, sample_prompts: ["the"], sample_max_new_tokens: 3}
 """

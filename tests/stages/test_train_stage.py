@@ -247,6 +247,8 @@ def test_a_learning_rate_that_explodes_ends_with_4_and_saves_nothing_that_is_not
 
 
 def test_memory_that_is_not_enough_for_one_row_ends_with_4_and_what_it_would_take(project):
+    spec = project.folder / "specs/experiment.yaml"
+    spec.write_text(spec.read_text().replace("hardware: {", "hardware: {device: cpu, "))
     # Every attempt at a step runs out of memory.
     code = "from pipeline.training.step import Stepper; Stepper._attempt = lambda *_: None\n"
     code += "from pipeline.stages.train import main; main([])"

@@ -56,6 +56,18 @@ def test_auto_compiles_when_it_can_and_when_it_pays(
     assert choose_execution(**AUTO, flops=flops).compile_mode == expected
 
 
+@pytest.mark.parametrize(("device", "passes", "expected"), [("cuda", 1, "reduce-overhead"), ("cuda", 4, "default")])
+def test_a_gpu_replays_graphs_where_a_step_is_one_pass(
+    monkeypatch: pytest.MonkeyPatch, device: str, passes: int, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+
+    chosen = choose_execution(**{**AUTO, "device": device, "precision": "32-true"}, flops=LONG, passes=passes)
+
+    assert chosen.compile_mode == expected
+
+
 def test_compilation_asked_for_by_name_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

@@ -55,6 +55,7 @@ class Bench:
             "optimizer_name": "adamw",
             "ema_decay": None,
             "max_grad_norm": 1.0,
+            "device": "cpu",
             "precision": "32-true",
             "on_nonfinite": "stop",
             "eval_every_n_steps": None,
@@ -81,6 +82,7 @@ class Bench:
         self.model = Transformer(**shape, dropout=chosen.pop("dropout")).train()
         precision = chosen.pop("precision")
         convert_weights(self.model, precision)
+        self.model.to(chosen.pop("device"))
         self.batches = self.make_batches(chosen.pop("batch_size"))
         total = planned_steps(
             batches_per_epoch=self.batches.per_epoch,
@@ -153,7 +155,7 @@ class Bench:
 
     def loss_at(self, precision: str, ids: Tensor, targets: Tensor) -> Tensor:
         """The loss of a micro-batch, as the train stage has it computed."""
-        with arithmetic("cpu", precision):
+        with arithmetic(self.settings["device"], precision):
             return self.loss(self.model, ids, targets)
 
     def evaluate(self) -> float:
@@ -174,6 +176,7 @@ class Bench:
             "moments": _digest(moments),
             "best": sha256_bytes(result.best_weights.read_bytes()),
             "torch": _digest([torch.get_rng_state()]),
+            "cuda": _digest(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []),
             "python": random.random(),
             "numpy": np.random.random(),  # noqa: NPY002
             "next batch": _digest(list(self.batches.batch(result.progress.epoch, result.progress.cursor))),
@@ -186,4 +189,4 @@ class Bench:
 
 
 def _digest(tensors: list[torch.Tensor]) -> str:
-    return sha256_bytes(b"".join(tensor.detach().float().numpy().tobytes() for tensor in tensors))
+    return sha256_bytes(b"".join(tensor.detach().float().cpu().numpy().tobytes() for tensor in tensors))
