@@ -60,6 +60,7 @@ UNUSABLE: Any = object()
 
 _TOO_TIGHT = re.compile(r"(\s*[A-Za-z_]\w*:)[^\s/]")  # `d_model:128`, but no address
 _BACKSLASH = "use single quotes, or write `\\\\` for one backslash; paths can have `/`"
+_NO_COMMENTS = "JSON has no comments: take them away, or call the file .yaml and let comments begin with #"
 # What PyYAML says → what a person can act on. The first part that matches wins.
 _SYNTAX = (
     ("found character '\\t'", "a tab cannot indent YAML", "indent with spaces"),
@@ -214,11 +215,16 @@ def parse_document(raw: bytes, file: str) -> Document:
     if file.endswith(".json"):
         text = text.replace("\t", " ")  # JSON may indent with tabs and has none inside its strings
     try:
-        return _parsed(file, text)
+        document = _parsed(file, text)
     except SpecError as error:
         if file.endswith(".json") and (broken := _not_json(file, text)):
             raise SpecError([broken]) from None
         raise error from None
+    # YAML reads more than JSON does, and that is welcome, but it takes a comment for a part of the next key.
+    for place in document.keys.values() if file.endswith(".json") else ():
+        if document.lines[place.line - 1].startswith(("//", "/*"), place.column - 1):
+            raise SpecError([document.problem("E0104", "not JSON: a comment", place, hint=_NO_COMMENTS)])
+    return document
 
 
 def _parsed(file: str, text: str) -> Document:
@@ -235,11 +241,12 @@ def _not_json(file: str, text: str) -> Problem | None:
         json.loads(text)
     except json.JSONDecodeError as error:
         document = Document(file, text.split("\n"))
-        rest = text[error.pos :]
-        hint = "JSON has no comments: take them away, or call the file .yaml and let comments begin with #"
+        hint = _NO_COMMENTS if text.startswith(("//", "/*"), error.pos) else ""
         said = error.msg[0].lower() + error.msg[1:]
         place = Place(error.lineno, error.colno, 1)
-        return document.problem("E0104", f"not JSON: {said}", place, hint=hint if rest[:2] in ("//", "/*") else "")
+        return document.problem(
+            "E0104", f"not JSON: {said}", place, hint=_NO_COMMENTS if rest[:2] in ("//", "/*") else ""
+        )
     except RecursionError:
         pass  # too deep for a spec, which the other parser says with its limit
     return None

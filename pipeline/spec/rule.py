@@ -10,6 +10,13 @@ Finding = tuple[str, str] | None  # what is wrong and what to do, or nothing
 InnerFinding = tuple[tuple[Any, ...], str, str]  # the keys below the setting, what is wrong and what to do
 
 
+# Words of the spec that several tables of rules are about.
+# Task about pictures → the kinds of dataset.source that have what it learns: one class, or labels.
+OF_PICTURES = {"vision_classification": ("digits", "image_folder"), "vision_multilabel": ("image_table",)}
+PICTURE_KINDS = tuple(kind for kinds in OF_PICTURES.values() for kind in kinds)
+MASKED, MASK = "masked_lm", "<mask>"  # the task, and the token behind which it hides others
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule.

@@ -12,7 +12,8 @@ from pipeline.spec import holes
 from pipeline.spec.carried import SHAPE_READS, formats_carry_the_model, int8_is_told_how
 from pipeline.spec.kind_rules import INNER_RULES_OF_KINDS, RULES_OF_KINDS, UNREAD_OF_KINDS
 from pipeline.spec.oddities import ODD_EXPERIMENT
-from pipeline.spec.rule import Finding, InnerRule, Rule, Unread, Unsupported
+from pipeline.spec.rule import MASK, MASKED, OF_PICTURES, PICTURE_KINDS, Finding, InnerRule, Rule, Unread, Unsupported
+from pipeline.spec.unread import UNREAD_IN_EXPERIMENT
 
 _CONTROL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
 _FLOAT16_NOTHING = 2.0**-25  # the largest number that float16 rounds to zero
@@ -134,19 +135,13 @@ def one_process_stays_on_one_machine(strategy: str | None, num_nodes: int) -> Fi
     return f"strategy dp stays on one machine and cannot use {num_nodes}", "set strategy to ddp"
 
 
-# Task about pictures → the kinds of dataset.source that have what it learns: one class, or labels.
-_OF_PICTURES = {"vision_classification": ("digits", "image_folder"), "vision_multilabel": ("image_table",)}
-PICTURE_KINDS = tuple(kind for kinds in _OF_PICTURES.values() for kind in kinds)
-MASKED, MASK = "masked_lm", "<mask>"  # the task, and the token behind which it hides others
-
-
 def task_is_about_the_source(task_type: str, kind: str) -> Finding:
     """Pictures are for tasks about pictures, each with what the task learns, and texts for the others."""
-    fitting = _OF_PICTURES.get(task_type, ())
+    fitting = OF_PICTURES.get(task_type, ())
     if kind in fitting or (not fitting and kind not in PICTURE_KINDS):
         return None
     if not fitting:
-        task = next(task for task, kinds in _OF_PICTURES.items() if kind in kinds)
+        task = next(task for task, kinds in OF_PICTURES.items() if kind in kinds)
         message = f"task_type {task_type} is about text, but source kind {kind} has pictures"
         return message, f"set task.task_type to {task}"
     hint = f"set dataset.source.kind to {' or '.join(fitting)}"
@@ -171,7 +166,7 @@ def model_fits_the_task(model_type: str, task_type: str) -> Finding:
     fitting = _MODELS_FOR.get(task_type, _DECODERS)
     if model_type in fitting:
         return None
-    about = "pictures" if task_type in _OF_PICTURES else "hidden tokens" if task_type == MASKED else "text"
+    about = "pictures" if task_type in OF_PICTURES else "hidden tokens" if task_type == MASKED else "text"
     return (
         f"model_type {model_type} {_ABILITY[model_type]}, but task_type {task_type} is about {about}",
         f"set model_type to {fitting[0]}",
@@ -365,183 +360,6 @@ _EXPERIMENT = (
     *ODD_EXPERIMENT,
 )  # fmt: skip
 
-_HAS_PICTURES = "the source has pictures"
-
-
-def _is_of_pictures(kind: str) -> bool:
-    return kind in PICTURE_KINDS
-
-
-# Only values that differ from the default are reported: a complete spec spells out settings that happen to be idle.
-_EXPERIMENT_UNREAD = (
-    Unread("scheduler.warmup_ratio", "scheduler.warmup_steps", lambda steps: steps is not None, "warmup_steps is set"),
-    Unread(
-        "scheduler.decay_ratio", "scheduler.scheduler_type", lambda kind: kind != "wsd", "scheduler_type is not wsd"
-    ),
-    Unread(
-        "scheduler.min_lr_ratio",
-        "scheduler.scheduler_type",
-        lambda kind: kind == "constant",
-        "scheduler_type is constant",
-    ),
-    Unread(
-        "training.early_stopping_min_delta",
-        "training.early_stopping_patience",
-        lambda patience: patience is None,
-        "early_stopping_patience is null",
-    ),
-    Unread(
-        "training.early_stopping_patience",
-        "dataset.validation_split",
-        lambda share: share == 0,
-        "validation_split is 0, so there is nothing to watch",
-    ),
-    Unread(
-        "optimizer.muon_learning_rate",
-        "optimizer.optimizer_name",
-        lambda name: name != "muon",
-        "optimizer_name is not muon",
-    ),
-    Unread(
-        "optimizer.muon_momentum", "optimizer.optimizer_name", lambda name: name != "muon", "optimizer_name is not muon"
-    ),
-    Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "model_type is not llama"),
-    Unread(
-        "dataset.split_seed",
-        "dataset.split_method",
-        lambda method: method == "contiguous",
-        "split_method is contiguous",
-    ),
-    Unread(
-        "dataset.source.revision",
-        "dataset.source.repository",
-        lambda name: name.startswith((".", "/")),
-        "repository is a folder, which has no revision",
-    ),
-    Unread(
-        "dataset.source.text_field",
-        "dataset.source.format",
-        lambda form: form in ("text", "markdown"),
-        "format is not jsonl, which alone has fields",
-    ),
-    Unread(
-        "dataset.cleaning.strip_markdown",
-        "dataset.source.format",
-        lambda form: form == "text",
-        "format is text, which has no Markdown marks",
-    ),
-    Unread("dataset.max_val_samples", "dataset.validation_split", lambda share: share == 0, "validation_split is 0"),
-    Unread(
-        "training.eval_every_n_steps",
-        "dataset.validation_split",
-        lambda share: share == 0,
-        "validation_split is 0, so there is nothing to evaluate on",
-    ),
-    Unread("hardware.use_tf32", "hardware.device", lambda device: device == "cpu", "device is cpu"),
-    Unread(
-        "hardware.use_gradient_checkpointing",
-        "model.model_type",
-        lambda kind: kind == "cnn",
-        "model_type is cnn, whose blocks are few and small",
-    ),
-    Unread(
-        "hardware.use_tf32",
-        "hardware.precision",
-        lambda precision: precision not in ("auto", "32-true", "32"),
-        "no product is in float32 with this precision",
-    ),
-    Unread("hardware.compile_fullgraph", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
-    Unread("hardware.compile_dynamic", "hardware.compile_mode", lambda mode: mode is None, "compile_mode is null"),
-    Unread(
-        "logging.sample_max_new_tokens",
-        "logging.sample_prompts",
-        lambda prompts: not prompts,
-        "sample_prompts is empty",
-    ),
-    Unread(
-        "logging.sample_temperature", "logging.sample_prompts", lambda prompts: not prompts, "sample_prompts is empty"
-    ),
-    *(
-        Unread(f"logging.{setting}", "logging.use_wandb", lambda used: not used, "use_wandb is false")
-        for setting in ("wandb_project", "wandb_entity", "wandb_mode")
-    ),
-    Unread(
-        "validation.generation_seed",
-        "validation.temperature",
-        lambda temperature: temperature == 0,
-        "temperature 0 always takes the likeliest token",
-    ),
-    *(
-        Unread(name, "dataset.source.kind", _is_of_pictures, _HAS_PICTURES)
-        for name in (
-            "dataset.cleaning.normalize_unicode",
-            "dataset.cleaning.strip_control_characters",
-            "dataset.cleaning.strip_markdown",
-            "dataset.cleaning.drop_duplicate_paragraphs",
-            "dataset.cleaning.min_document_characters",
-            "dataset.split_method",
-            "dataset.min_corpus_characters",
-            "tokenizer.tokenizer_type",
-            "tokenizer.vocab_size",
-            "tokenizer.character_coverage",
-            "tokenizer.byte_fallback",
-            "tokenizer.special_tokens",
-            "tokenizer.max_sentence_length",
-        )
-    ),
-    *(
-        Unread(f"model.{name}", "model.model_type", lambda kind: kind == "cnn", "model_type is cnn")
-        for name in (
-            "d_model",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "d_ff",
-            "max_seq_len",
-            "tie_embeddings",
-            "init_std",
-            "qk_norm",
-            "activation",
-            "zero_init",
-            "separate_documents",
-        )
-    ),
-    *(
-        Unread(f"model.{name}", "model.model_type", lambda kind: kind != "cnn", "model_type is not cnn")
-        for name in ("stage_channels", "blocks_per_stage", "norm_groups")
-    ),
-    *(
-        Unread(f"model.{name}", "model.model_type", lambda kind: kind == "bert", "model_type is bert")
-        for name in ("num_kv_heads", "qk_norm", "activation", "zero_init")
-    ),
-    *(
-        Unread(name, "task.task_type", lambda kind: kind == MASKED, "hidden tokens are filled in, no text is written")
-        for name in (
-            "logging.sample_max_new_tokens",
-            "logging.sample_temperature",
-            "validation.max_new_tokens",
-            "validation.temperature",
-            "validation.generation_seed",
-            "export.generated_tokens",
-        )
-    ),
-    Unread(
-        "task.label_threshold",
-        "task.task_type",
-        lambda kind: kind != "vision_multilabel",
-        "task_type is not vision_multilabel",
-    ),
-    Unread("model.pooling", "task.task_type", lambda kind: kind != "text_classification", "the model is no classifier"),
-    Unread(
-        "export.opset",
-        "export.formats",
-        lambda formats: not {"onnx", "onnx_cache", "int8"} & {*formats},
-        "formats has nothing in ONNX",
-    ),
-    Unread("export.quantization", "export.formats", lambda formats: "int8" not in formats, "formats has no int8"),
-)
-
-
 _EXPERIMENT_UNSUPPORTED = (
     Unsupported(
         "task.task_type",
@@ -564,10 +382,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
 }
 INNER_RULES: dict[str, tuple[InnerRule, ...]] = {"template": holes.RULES}
 UNREAD: dict[str, tuple[Unread, ...]] = {
-    "experiment": _EXPERIMENT_UNREAD,
+    "experiment": UNREAD_IN_EXPERIMENT,
     "preset": tuple(
         replace(row, setting=setting, reads=reads)
-        for row in _EXPERIMENT_UNREAD
+        for row in UNREAD_IN_EXPERIMENT
         for setting, reads in [_of_a_preset(row.setting, row.reads)]
     ),
 }
@@ -581,7 +399,7 @@ RULES |= RULES_OF_KINDS
 RULES["corpus"] = tuple(row for row in _EXPERIMENT if all(name.startswith("dataset.") for name in row.reads))
 INNER_RULES |= INNER_RULES_OF_KINDS
 UNREAD |= UNREAD_OF_KINDS
-UNREAD["corpus"] = tuple(row for row in _EXPERIMENT_UNREAD if {row.setting[:8], row.reads[:8]} == {"dataset."})
+UNREAD["corpus"] = tuple(row for row in UNREAD_IN_EXPERIMENT if {row.setting[:8], row.reads[:8]} == {"dataset."})
 
 
 def _neighbours(value: int, fits: Callable[[int], bool]) -> str:

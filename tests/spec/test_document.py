@@ -204,6 +204,14 @@ def test_what_is_wrong_with_json_is_said_in_its_words():
 
     assert (comment.line, comment.column) == (2, 3)
     assert comment.hint.startswith("JSON has no comments")
+    for text in (
+        b'{\n  "a": 1, // one\n}',
+        b'{\n  "a": 1,\n  /* two */ "b": 2\n,}',
+        b'{\n  "a": {"b": 1, // x\n  "c": 2,}\n}',
+    ):
+        behind_a_comma = refusal(text, "x.json")
+        assert behind_a_comma.code == "E0104"
+        assert behind_a_comma.hint.startswith("JSON has no comments")
     assert (comma.line, comma.message, comma.hint) == (3, "not JSON: expecting ',' delimiter", "")
     assert refusal(b'{"a": ' * 2000 + b"1" + b"}" * 2000, "x.json").code == "E0112"
 
