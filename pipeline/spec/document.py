@@ -244,9 +244,7 @@ def _not_json(file: str, text: str) -> Problem | None:
         hint = _NO_COMMENTS if text.startswith(("//", "/*"), error.pos) else ""
         said = error.msg[0].lower() + error.msg[1:]
         place = Place(error.lineno, error.colno, 1)
-        return document.problem(
-            "E0104", f"not JSON: {said}", place, hint=_NO_COMMENTS if rest[:2] in ("//", "/*") else ""
-        )
+        return document.problem("E0104", f"not JSON: {said}", place, hint=hint)
     except RecursionError:
         pass  # too deep for a spec, which the other parser says with its limit
     return None
