@@ -83,6 +83,34 @@ def test_a_frozen_axis_is_seen_in_the_structure_and_by_running_it(exported, mode
     assert "other shapes than they should" in found["onnx_validation"]
 
 
+def test_a_cache_of_a_fixed_length_is_seen_in_the_structure(exported, model_folder, resign):
+    folder = exported("onnx_cache")
+    graph = onnx.load(folder / "model.cache.onnx")
+    for value in graph.graph.input:
+        if value.name.startswith("past_key_values."):
+            value.type.tensor_type.shape.dim[2].dim_value = 8
+    onnx.save(graph, folder / "model.cache.onnx")
+    resign(folder)
+
+    assert "other shapes than they should" in failed(model_folder, folder)["onnx_cache_validation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [(1e-7, "passed"), (1e-4, "warning"), (1.0, "failed")], ids=["equal", "close", "apart"]
+)
+def test_what_pytorch_runs_must_compute_the_same_to_a_millionth(change, status, exported, model_folder, resign):
+    folder = exported("pytorch")
+    weights = load_file(folder / "pytorch/model.safetensors")
+    weights["norm.weight"][0] += change
+    save_file(weights, folder / "pytorch/model.safetensors")
+    resign(folder / "pytorch")
+    resign(folder)
+
+    checks_ = ExportHealthChecker(model_folder).run_all_checks(folder).checks
+
+    assert {one.check_name: one.status for one in checks_}["pytorch_numerical_consistency"] == status
+
+
 def test_another_opset_than_the_spec_asks_for_is_seen_though_it_computes_the_same(exported, model_folder, resign):
     folder = exported("onnx")
     FORMATS["onnx"].write(Source(load_model(model_folder)[0], model_folder, 20), folder / "model.onnx")

@@ -234,6 +234,15 @@ def test_a_model_whose_tokens_see_the_future_fails(make_model, model_folder):
     assert "sees the one after it" in found["message"]
 
 
+def test_logits_of_another_shape_than_the_model_says_fail(make_model, model_folder):
+    model = make_model()
+    model.lm_head = torch.nn.Linear(32, 63, bias=False)
+
+    found = _model_check("shape_validation", model, model_folder)
+
+    assert (found["status"], found["message"]) == ("failed", "batch 1 x length 1 gives (1, 1, 63)")
+
+
 def test_a_model_too_small_for_its_tokenizer_fails(make_model, model_folder):
     found = _model_check("architecture_validation", make_model(vocab_size=63), model_folder)
 

@@ -30,9 +30,11 @@ def runner(export_folder):
 
 
 def _run(folder, *arguments, python=sys.executable, cwd=None):
-    return subprocess.run(
-        [python, str(folder / "runner.py"), *arguments], capture_output=True, text=True, check=False, cwd=cwd
-    )
+    return _ran([python, str(folder / "runner.py"), *arguments], cwd)
+
+
+def _ran(command, cwd):
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def test_greedy_tokens_are_those_of_the_model_also_past_its_longest_text(runner, model_folder):
@@ -160,6 +162,30 @@ def test_the_script_prints_the_prompt_and_goes_on(export_folder, tmp_path):
     assert len(done.stdout) > len("the quick\n")
 
 
+def test_the_runner_is_a_module_of_the_folder_that_takes_every_setting_of_sampling(export_folder):
+    settings = ["--max-new-tokens", "20", "--temperature", "1.5", "--top-k", "20", "--top-p", "0.95", "--seed", "3"]
+    command = [sys.executable, "-m", "runner", "the quick", *settings]
+
+    done, same = _ran(command, export_folder), _run(export_folder, "the quick", *settings)
+    other = _ran([*command[:-1], "4"], export_folder)
+    stopped = _ran([*command, "--stop", done.stdout[11]], export_folder)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == same.stdout != other.stdout
+    assert stopped.stdout == done.stdout[: done.stdout.index(done.stdout[11], len("the quick"))] + "\n"
+
+
+def test_text_is_written_as_it_comes_and_not_at_the_end(export_folder):
+    command = [sys.executable, str(export_folder / "runner.py"), "the", "--max-new-tokens", "4096", "--seed", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        begun = process.stdout.read(len("the") + 5)
+        running = process.poll() is None
+        process.kill()
+
+    assert begun.startswith("the")
+    assert running
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -198,3 +224,5 @@ def test_the_runner_works_in_an_environment_that_has_three_packages(export_folde
     with torch.inference_mode():
         ids = list(generate(model, [1, *tokenizer.encode("the")], max_new_tokens=8, stop_ids=[2]))
     assert (done.returncode, done.stdout) == (0, f"the{tokenizer.decode(ids)}\n")
+    as_module = _ran([python, "-m", "runner", "the", "--max-new-tokens", "8", "--temperature", "0"], folder)
+    assert (as_module.returncode, as_module.stdout) == (0, done.stdout)
