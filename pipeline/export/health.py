@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.errors import ArtifactError, ExportError
 from pipeline.export.checks import BUNDLE_CHECK, Check, checks_for
 from pipeline.export.formats import FORMATS
@@ -14,7 +16,9 @@ from pipeline.export.report import CheckResult, ExportHealthReport
 from pipeline.export.source import REBUILD
 from pipeline.export.subject import Outcome, Subject
 from pipeline.files import MANIFEST, read_artefact
+from pipeline.models.model import Model
 from pipeline.models.store import load_model
+from pipeline.paths import OUTPUT_OF
 from pipeline.spec import Spec
 from pipeline.spec.flat import TrainingConfig, plain_spec
 from pipeline.spec.schema import resolve, schema_of
@@ -24,32 +28,39 @@ class ExportHealthChecker:
     """Runs the checks on exports of one model.
 
     Args:
-        model: its folder, as the train stage writes it.
+        model: its folder, as the train stage writes it; or the model itself, whose folder is then `model_folder`.
         config: the experiment, whose section `export` says how exact a format must be; None: what the export itself
             says that it was made with.
         task_spec: a document of kind `task`; what the model must have been trained for.
+        model_folder: of a model that is given itself: what it is used with, and what says which one it is.
         data: the output folder of the tokenizer stage, for the held-out split; None: nothing held out is at hand.
 
     Raises:
         ArtifactError: the model folder is missing or damaged.
-        ExportError: the model was trained for another task.
+        ExportError: the model was trained for another task, or is not the one in its folder.
     """
 
     def __init__(
         self,
-        model: Path,
+        model: Path | Model,
         config: TrainingConfig | Spec | None = None,
         task_spec: Spec | None = None,
         *,
+        model_folder: Path = OUTPUT_OF["train"],
         data: Path | None = None,
     ) -> None:
-        self._folder, self._data = model, data
-        self._model, self._description = load_model(model)
+        self._folder, self._data = model if isinstance(model, Path) else model_folder, data
+        self._model, self._description = load_model(self._folder)
+        if not isinstance(model, Path) and not _is_same(model, self._model):
+            hint = "pass the folder that it was saved in as model_folder"
+            raise ExportError("the model has other weights than its folder", where=str(self._folder), hint=hint)
         self._settings = None if config is None else plain_spec(config).section("export")
         found = self._description["task_type"]
         if task_spec is not None and task_spec.task_type != found:
             message = f"the model was trained for {found}, the task document says {task_spec.task_type}"
-            raise ExportError(message, where=str(model), hint="pass the document of the task that it was trained for")
+            raise ExportError(
+                message, where=str(self._folder), hint="pass the document of the task that it was trained for"
+            )
 
     def run_all_checks(self, export_dir: Path, formats: Sequence[str] | None = None) -> ExportHealthReport:
         """Run every check and report. A failed check is in the report and is not an error.
@@ -97,6 +108,12 @@ class ExportHealthChecker:
             settings=settings,
             data_folder=self._data,
         )
+
+
+def _is_same(model: Model, other: Model) -> bool:
+    """Whether two models have the same weights, wherever these are."""
+    ours, theirs = model.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name].cpu(), theirs[name]) for name in ours)
 
 
 def export_settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pipeline.export.compare import heldout_rows
 from pipeline.export.health import run_check
 from pipeline.export.subject import BUNDLE, Outcome
 from pipeline.files import output_folder, read_artefact, verify_manifest, write_artefact, write_manifest
-from pipeline.models.store import save_model
+from pipeline.models.store import load_model, save_model
 from pipeline.models.table import build_model
 from pipeline.paths import SPECS
 from pipeline.spec import load_spec
@@ -157,6 +157,17 @@ def test_a_task_the_model_was_not_trained_for_is_refused(model_folder):
     with pytest.raises(ExportError, match="trained for lm, the task document says vision_classification"):
         ExportHealthChecker(model_folder, None, load_spec(SPECS / "tasks" / "vision_tiny.yaml", "task"))
     ExportHealthChecker(model_folder, None, load_spec(SPECS / "tasks" / "lm_tiny.yaml", "task"))
+
+
+def test_a_model_in_memory_is_checked_if_it_is_the_one_in_its_folder(export_folder, model_folder, quick):
+    model, _ = load_model(model_folder)
+
+    report = ExportHealthChecker(model, model_folder=model_folder).run_all_checks(export_folder, ["pytorch"])
+
+    assert report.all_passed
+    model.norm.weight.data[0] += 1
+    with pytest.raises(ExportError, match="the model has other weights than its folder"):
+        ExportHealthChecker(model, model_folder=model_folder)
 
 
 def test_a_format_that_is_none_is_refused(export_folder, model_folder):
