@@ -41,6 +41,15 @@ class TextClassifier(Model):
         self.vocab_size, self.max_seq_len = self.body.vocab_size, self.body.max_seq_len
         self.model_type = self.body.model_type
 
+    @property
+    def recompute(self) -> bool:
+        """See `Model`: the layers are those of the body."""
+        return self.body.recompute
+
+    @recompute.setter
+    def recompute(self, value: bool) -> None:
+        self.body.recompute = value
+
     def build_tables(self, device: torch.device) -> None:
         """Make the tables of the body."""
         self.body.build_tables(device)
@@ -65,5 +74,5 @@ class TextClassifier(Model):
             places = torch.arange(ids.shape[1], device=ids.device) * there  # (B, T)
             last = places.amax(1)[:, None, None].expand(-1, 1, hidden.shape[-1])  # (B, 1, D)
             pooled = hidden.gather(1, last).squeeze(1)
-        logits: Tensor = self.classifier(pooled)
+        logits: Tensor = self.classifier(pooled.to(self.classifier.weight.dtype))
         return logits.float()

@@ -118,7 +118,7 @@ def text_of_bytes(
 def shape_for(settings: Settings, text: Text) -> Shape:
     """The shape of an experiment's model, once it is known what it learns from."""
     chooses = settings["task"]["task_type"] == _CHOOSES
-    return shape_of(settings["model"], text.vocab_size, text.num_classes if chooses else None)
+    return shape_of(settings["model"], text.vocab_size, (text.num_classes or 0) if chooses else None)
 
 
 # The steps

@@ -10,6 +10,7 @@ _FLOAT = 4  # bytes of a weight, a gradient or a moment where training keeps the
 _HALF = 2  # the same in bfloat16 or float16
 _MB = 1e6
 EVALUATION_ROWS = 16  # windows that are scored at once
+CLASSIFIED_ROWS = 32  # texts, where each has a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +104,23 @@ def activation_bytes(shape: Shape, *, batch_size: int, precision: str, recompute
     if recompute:
         of_a_layer = number_bytes(precision) * shape.d_model
     of_the_rest = kept.last_width * shape.d_model + kept.last_norm + _ID
-    of_a_target = _FLOAT * shape.vocab_size + _ID
+    of_a_target = _FLOAT * shape.choices + _ID
     if shape.is_encoder:
         of_a_target += kept.guess * shape.d_model + kept.last_norm + _ID  # the head's own layer and norm, and the place
         of_the_rest += shape.max_seq_len  # which tokens each may see
+    if shape.num_classes is not None:  # one vector of a text is multiplied, not the features of each token
+        multiplied = _FLOAT if precision == "32-true" else _HALF
+        of_the_rest -= multiplied * shape.d_model
+        if shape.pooling == "mean":
+            of_the_rest += _FLOAT  # which tokens are there
+            of_a_target += multiplied * shape.d_model + _FLOAT  # and how many
+        else:
+            of_the_rest += _FLOAT * shape.d_model  # all features, of which one vector is taken
+            of_a_target += multiplied * shape.d_model + _ID  # and where
     converted = 0
     if precision == "bf16-mixed":  # the matrices, once more in two bytes
         layers = 0 if recompute else shape.num_layers
-        head = shape.vocab_size + shape.d_model * shape.is_encoder
+        head = shape.choices + shape.d_model * shape.is_encoder
         converted = _HALF * (layers * sum(matrices(shape)) + head * shape.d_model)
     of_a_row = shape.max_seq_len * (shape.num_layers * of_a_layer + of_the_rest) + shape.targets * of_a_target
     return batch_size * of_a_row + converted + _FLOAT
@@ -192,14 +202,14 @@ def training_memory(
 
     def sizes(rows: int) -> tuple[float, float, float]:
         return (
-            rows * shape.targets * shape.vocab_size * _FLOAT / _MB,
+            rows * shape.targets * shape.choices * _FLOAT / _MB,
             rows * square * _FLOAT / _MB,
             rows * shape.max_seq_len * shape.d_ff * _FLOAT / _MB,
         )
 
     logits, scores, _ = sizes(batch_size)
     training = growth.kept * kept + growth.logits * logits + growth.scores * scores
-    logits, scores, inner = sizes(EVALUATION_ROWS)
+    logits, scores, inner = sizes(EVALUATION_ROWS if shape.num_classes is None else CLASSIFIED_ROWS)
     scoring = growth.scored_logits * logits + growth.scored_scores * scores + growth.scored_inner * inner
     busy = max(training, scoring) + growth.both * min(training, scoring)
     mask = _mask_mb(shape)

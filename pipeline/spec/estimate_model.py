@@ -33,6 +33,7 @@ class Shape:
     qk_norm: bool = False
     activation: str = "auto"
     num_classes: int | None = None  # of a classifier of texts, which has these outputs instead of tokens
+    pooling: str = "mean"  # how such a classifier makes one vector of a text
 
     @property
     def gated(self) -> bool:
@@ -46,8 +47,15 @@ class Shape:
 
     @property
     def targets(self) -> int:
-        """Tokens of a full sequence that training asks for: each of a decoder, the hidden ones of an encoder."""
+        """What training asks for of a full sequence: each token of a decoder, hidden ones of an encoder, one class."""
+        if self.num_classes is not None:
+            return 1
         return max(1, round(MASKED_SHARE * self.max_seq_len)) if self.is_encoder else self.max_seq_len
+
+    @property
+    def choices(self) -> int:
+        """Logits of each target: pieces of the vocabulary, or classes."""
+        return self.vocab_size if self.num_classes is None else self.num_classes
 
     @property
     def tensors(self) -> int:

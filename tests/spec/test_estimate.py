@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.data.batches import Batches
+from pipeline.models.model import Model
 from pipeline.models.table import arguments_of, build_model
 from pipeline.models.transformer import Transformer
 from pipeline.paths import SPECS
@@ -23,6 +26,7 @@ from pipeline.spec import estimate, estimate_memory, estimate_model, load_spec
 from pipeline.spec.estimate import Pace, Text, exported_copies
 from pipeline.spec.estimate_model import Shape, shape_of
 from pipeline.spec.presets import PRESETS, expand, names, read_preset
+from pipeline.tasks import classify, masked_lm
 from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.averaging import keep_mean
 from pipeline.training.hardware import worth_compiling
@@ -76,6 +80,7 @@ def decoder_of(shape: Shape) -> Transformer:
     """The model itself."""
     arguments = asdict(shape)
     assert arguments.pop("num_classes") is None
+    del arguments["pooling"]
     return Transformer(**arguments)
 
 
@@ -235,10 +240,11 @@ def test_without_a_validation_split_nothing_is_evaluated(shipped):
     assert steps.checkpoints == 8  # 1,232 steps: one each 200, one each epoch of 616
 
 
-def kept_by_autograd(shape: Shape, *, batch_size: int, precision: str, recompute: bool) -> int:
-    """Bytes of everything that a forward pass leaves for the backward pass, weights and tables apart."""
-    model = decoder_of(shape).train()
-    convert_weights(model, precision)
+def kept_by_autograd(
+    model: Model, loss: Callable[[Model, torch.Tensor], torch.Tensor], *, precision: str, recompute: bool
+) -> int:
+    """Bytes of everything that the loss of five sequences leaves for the backward pass, weights and tables apart."""
+    convert_weights(model.train(), precision)
     model.recompute = recompute
     own = {tensor.untyped_storage().data_ptr() for tensor in itertools.chain(model.parameters(), model.buffers())}
     kept: dict[int, torch.Tensor] = {}
@@ -248,12 +254,12 @@ def kept_by_autograd(shape: Shape, *, batch_size: int, precision: str, recompute
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    ids = torch.zeros(batch_size, shape.max_seq_len, dtype=torch.int64)
+    ids = torch.zeros(5, model.max_seq_len, dtype=torch.int64)
     with (
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         arithmetic("cpu", precision),
     ):
-        loss_sum(model, ids, ids.clone())
+        loss(model, ids)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
@@ -266,7 +272,29 @@ def kept_by_autograd(shape: Shape, *, batch_size: int, precision: str, recompute
 def test_activations_are_what_autograd_keeps(precision, model_type, heads, activation, dropout, qk_norm, recompute):
     shape = Shape(300, 48, 3, 4, heads, 100, 24, model_type, False, dropout, qk_norm, activation)
 
-    kept = kept_by_autograd(shape, batch_size=5, precision=precision, recompute=recompute)
+    kept = kept_by_autograd(
+        decoder_of(shape),
+        lambda model, ids: loss_sum(model, ids, ids.clone()),
+        precision=precision,
+        recompute=recompute,
+    )
+
+    planned = estimate_memory.activation_bytes(shape, batch_size=5, precision=precision, recompute=recompute)
+    assert planned == kept
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_activations_of_a_classifier_are_what_autograd_keeps(precision, model_type, pooling, recompute):
+    shape = Shape(300, 48, 3, 4, 2, 100, 24, model_type, True, 0.1, num_classes=7, pooling=pooling)
+    classifier = build_model({**asdict(shape), "pad_id": 3})
+
+    def loss(model: Model, ids: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(model(ids), torch.zeros(5, dtype=torch.int64), reduction="sum")
+
+    kept = kept_by_autograd(classifier, loss, precision=precision, recompute=recompute)
 
     planned = estimate_memory.activation_bytes(shape, batch_size=5, precision=precision, recompute=recompute)
     assert planned == kept
@@ -325,6 +353,7 @@ def test_a_bundle_holds_a_copy_of_every_format(shipped):
 
 def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():
     assert inspect.signature(score).parameters["batch_size"].default == estimate_memory.EVALUATION_ROWS
+    assert (masked_lm._ROWS, classify._ROWS) == (estimate_memory.EVALUATION_ROWS, estimate_memory.CLASSIFIED_ROWS)
 
 
 def test_what_was_not_measured_is_said(shipped):

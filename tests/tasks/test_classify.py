@@ -16,6 +16,7 @@ from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.errors import TokenizerError
 from pipeline.models.text_classifier import Pooling, TextClassifier
 from pipeline.tasks.classify import TextClassification
+from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights
 
 pytestmark = pytest.mark.unit
 SHAPE = {"vocab_size": 300, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_seq_len": 12}
@@ -78,6 +79,27 @@ def test_rows_that_fill_up_a_batch_weigh_nothing(encoded: Path, train_split: Enc
     filled = task.loss(model, *task.batches(train_split, batch_size=20, seed=1).batch(0, 0))
 
     assert filled.item() == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_class_is_learned_at_every_precision(precision: str) -> None:
+    model = make().train()
+    convert_weights(model, precision)
+
+    with arithmetic("cpu", precision):
+        model(torch.tensor([[1, 40, 41, 2]])).logsumexp(-1).sum().backward()
+
+    assert model.classifier.weight.grad is not None
+
+
+def test_layers_are_computed_again_in_the_backward_pass_if_asked_for() -> None:
+    model, counted = make().train(), []
+    model.recompute = True
+    model.body.layers[0].register_forward_pre_hook(lambda *_: counted.append(1))
+
+    model(torch.tensor([[1, 40, 41, 2]])).sum().backward()
+
+    assert len(counted) == 2
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
