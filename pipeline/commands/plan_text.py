@@ -126,6 +126,7 @@ def _counted(facts: dict[str, Any], *, source: str) -> Text:
         all_tokens=sum(splits[split]["tokens"] for split in _SPLITS),
         all_bytes=sum(splits[split]["bytes"] for split in _SPLITS),
         num_classes=len(facts["classes"]) if "classes" in facts else None,
+        train_documents=splits["train"]["documents"],
     )
 
 

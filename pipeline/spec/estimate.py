@@ -46,6 +46,7 @@ Known = Literal["counted", "estimated", "unknown"]
 _FLOAT = 4  # bytes of a weight
 _MB = 1e6
 _CHOOSES = "text_classification"
+_BY_DOCUMENT = (_CHOOSES, "seq2seq")  # tasks of which each row is a document of its own
 
 
 # The text
@@ -64,6 +65,7 @@ class Text:
         all_tokens: tokens of all splits.
         all_bytes: of the text of all splits.
         num_classes: classes of the texts; None where there are none or they are not known.
+        train_documents: documents of the training split; None: not known.
     """
 
     known: Known
@@ -74,6 +76,7 @@ class Text:
     all_tokens: int
     all_bytes: int
     num_classes: int | None = None
+    train_documents: int | None = None
 
 
 # Bytes of English text that one token stands for, by pieces of the vocabulary. Measured on the plays of Shakespeare
@@ -141,8 +144,10 @@ def steps_of(settings: Settings, text: Text) -> Steps:
 
     Early stopping is not foreseen, and every evaluation is taken for one that saves a better model.
     """
-    windows = max(1, text.train_tokens - 1) // settings["model"]["max_seq_len"] + 1
-    return steps_of_rows(settings, windows, held_out=text.validation_tokens > 1)
+    rows = max(1, text.train_tokens - 1) // settings["model"]["max_seq_len"] + 1  # windows
+    if settings["task"]["task_type"] in _BY_DOCUMENT:
+        rows = text.train_documents or rows
+    return steps_of_rows(settings, rows, held_out=text.validation_tokens > 1)
 
 
 def steps_of_rows(settings: Settings, rows: int, *, held_out: bool) -> Steps:
@@ -453,6 +458,9 @@ def _status(value: float | None, limit: float | None, bound: float) -> str:
 # The whole
 
 
+_NOT_SHOWN = ("vocab_size", "num_classes", "train_documents")  # of the text: other parts of a plan follow from them
+
+
 def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Everything that is known of a run before it starts; schemas/v1/artefact/plan.json describes it.
 
@@ -488,7 +496,7 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
             "parameters": {**parameters(shape), "total": count(shape)},
             "flops_per_token": flops_per_token(shape),
         },
-        "text": {key: value for key, value in asdict(text).items() if key not in ("vocab_size", "num_classes")},
+        "text": {key: value for key, value in asdict(text).items() if key not in _NOT_SHOWN},
         "training": {
             "tokens_per_epoch": max(0, text.train_tokens - 1),
             "steps_per_epoch": steps.per_epoch,
@@ -508,14 +516,17 @@ def plan(settings: Settings, text: Text, pace: Pace | None, *, notes: Sequence[s
         "notes": [
             *notes,
             *_of_several_devices(settings["hardware"]),
-            *_of_unknown_classes(settings, text),
+            *_of_unknown_documents(settings, text),
             *_beyond_what_was_measured(memory["peak_rss"], execution.precision, recompute=recompute),
         ],
     }
 
 
-def _of_unknown_classes(settings: Settings, text: Text) -> Iterator[str]:
-    if settings["task"]["task_type"] == _CHOOSES and text.num_classes is None:
+def _of_unknown_documents(settings: Settings, text: Text) -> Iterator[str]:
+    task = settings["task"]["task_type"]
+    if task in _BY_DOCUMENT and text.train_documents is None:
+        yield "how many documents there are is known once the corpus is encoded: until then each is taken for full"
+    if task == _CHOOSES and text.num_classes is None:
         each = settings["model"]["d_model"] + 1
         yield f"how many classes there are is known once the corpus is encoded: each adds {each:,} parameters"
 

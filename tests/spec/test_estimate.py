@@ -233,6 +233,15 @@ def test_evaluations_and_checkpoints_are_counted_as_the_loop_makes_them(shipped,
     assert (steps.evaluations, steps.checkpoints) == (len(evaluated), len(evaluated | saved))
 
 
+@pytest.mark.parametrize(("task", "steps"), [("text_classification", 30), ("seq2seq", 30), ("lm", 616)])
+def test_a_step_takes_documents_where_each_is_learned_by_itself(shipped, task, steps):
+    spec = with_changes(shipped, task__task_type=task, training__batch_size=8, training__epochs=1)
+
+    planned = estimate.steps_of(spec, replace(text(), train_documents=240))
+
+    assert planned.total == steps
+
+
 def test_without_a_validation_split_nothing_is_evaluated(shipped):
     steps = estimate.steps_of(shipped, text(held_out=0))
 

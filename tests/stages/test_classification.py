@@ -59,11 +59,13 @@ def test_the_classes_of_the_folders_are_learned_and_judged_beside_the_majority(p
     assert json.loads((project / "artifacts/model/tokenizer.json").read_text())["classes"] == ["glad", "sad"]
 
 
-def test_the_plan_of_an_encoded_corpus_has_the_parameters_of_the_model(project: Path) -> None:
+def test_the_plan_of_an_encoded_corpus_has_the_parameters_of_the_model_and_the_steps_of_the_run(project: Path) -> None:
     planned = json.loads(run(project, "pipeline", "plan", "--no-calibrate", "--json").stdout)
+    training = json.loads((project / "reports/training_metrics.json").read_text())
     report = json.loads((project / "reports/validation.json").read_text())
 
     assert planned["model"]["parameters"]["total"] == report["model"]["parameters"]
+    assert planned["training"]["steps"] == training["final_metrics"]["total_steps"]
     assert report["budgets"][0]["unit"] == "nats per text"
 
 
