@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -190,6 +191,8 @@ def _read(
 def files_of_source(source: Mapping[str, Any], project: Path) -> dict[str, Path]:
     """Name in the corpus → file, for every file that a source of pictures reads; empty where it reads none.
 
+    Of a table that is wrong it is not known what it names: then it is the only one.
+
     Raises:
         CorpusError: the source cannot be had.
     """
@@ -197,7 +200,9 @@ def files_of_source(source: Mapping[str, Any], project: Path) -> dict[str, Path]
         files = [file for found, _ in files_by_class(source["path"], project).values() for file in found]
     elif source["kind"] == "image_table":
         table = project / source["path"]
-        files = [table, *(table.parent / name for name in read_table(table, where=source["path"]))]
+        files = [table]
+        with suppress(CorpusError):  # the corpus stage says what is wrong with it
+            files += [table.parent / name for name in read_table(table, where=source["path"])]
     else:
         files = []
     return {name_of(file, project): file for file in files}

@@ -134,3 +134,5 @@ def test_the_files_of_a_table_are_the_table_and_its_pictures(project):
     source = {"kind": "image_table", "path": "pictures/labels.csv"}
 
     assert files_of_source(source, project).keys() == read(project).inputs.keys()
+    (project / "pictures/labels.csv").write_text("nothing")
+    assert files_of_source(source, project).keys() == {"pictures/labels.csv"}
