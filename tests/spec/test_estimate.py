@@ -374,6 +374,23 @@ def test_what_was_not_measured_is_said(shipped):
     assert estimate.plan(shipped, text(), None)["notes"] == []
 
 
+# Peaks of real runs of the train stage, in MB; the factors do not come from the last one.
+PEAKS = [
+    (Shape(4096, 192, 4, 3, 3, 480, 128, "llama", True, 0.0, num_classes=3), 32, 832),
+    (Shape(4096, 256, 4, 4, 4, 640, 256, "llama", True, 0.0, num_classes=3), 16, 1056),
+    (Shape(4096, 192, 4, 3, 3, 480, 128, "bert", True, 0.0, activation="gelu"), 32, 732),
+    (Shape(4096, 256, 4, 4, 4, 640, 256, "bert", True, 0.0, activation="gelu"), 16, 897),
+    (Shape(2048, 128, 2, 4, 4, 512, 64, "bert", True, 0.0, activation="gelu"), 16, 408),
+]
+
+
+@pytest.mark.parametrize(("shape", "batch_size", "peak"), PEAKS)
+def test_encoders_and_classifiers_take_as_much_memory_as_real_runs_did(shape, batch_size, peak):
+    planned = estimate_memory.training_memory(shape, batch_size=batch_size, precision="32-true", compiled=False)
+
+    assert planned["peak_rss"] == pytest.approx(peak, rel=0.05)
+
+
 def test_the_parts_of_the_memory_add_up(shipped):
     memory = estimate_memory.training_memory(
         shape_of(shipped["model"], 4096), batch_size=8, precision="32-true", compiled=True
