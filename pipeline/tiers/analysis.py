@@ -100,8 +100,9 @@ def _keep_added(kept: list[Tensor], heads: int) -> Callable[[nn.Module, tuple[Te
 
 def _layer(weights: Tensor, added: Tensor, limits: dict[str, float]) -> dict[str, Any]:
     """The figures of one layer, from its (B, H, T, T) weights and the (H,) size of what its heads add."""
-    choices = (weights > 0).sum(-1) > 1  # (B, H, T): where there is one token to look at, looking at it says nothing
-    counted = choices.sum((0, 2)).clamp(min=1)
+    seen = (weights > 0).any(1, keepdim=True).sum(-1)  # (B, 1, T): tokens that any head looks at
+    choices = seen > 1  # where there is one token to look at, looking at it says nothing
+    counted = choices.sum().clamp(min=1)
     largest = (weights.amax(-1) * choices).sum((0, 2)) / counted  # (H,)
     entropy = (torch.special.entr(weights).sum(-1) * choices).sum((0, 2)) / counted
     narrow = (largest > limits["collapsed_weight"]) | (entropy < limits["collapsed_entropy"])
@@ -151,22 +152,17 @@ def attribution(subject: Subject) -> Outcome:
         ends = _one_answer(_answers(subject, inputs.expand(2, *inputs.shape[1:]), _scaled(torch.tensor([0.0, 1.0]))))
     gained = float(ends[1, answer] - ends[0, answer])
     delta = abs(sums - gained)
-    details: dict[str, Any] = {
-        "steps": limits["steps"],
-        "delta": _json(delta),
-        "change": _json(gained),
-        "answer": answer,
-    }
+    measured = f"attributions add up to {sums:.4g}, the answer's logit changes by {gained:.4g}: {delta:.2g} apart"
+    limit = f"{limits['max_convergence_delta']:g} apart, after {limits['steps']} steps"
+    if not math.isfinite(delta):
+        return Outcome("failed", measured, limit, {"steps": limits["steps"], "answer": answer})
+    details: dict[str, Any] = {"steps": limits["steps"], "delta": delta, "change": gained, "answer": answer}
     if subject.attending is None:
         figures = {"map": shares.sum(1)[0].tolist()}
     else:
         names = _names(subject, inputs[0])
         figures = {"shares": shares[0].tolist(), "names": names}
         details["strongest"] = _strongest(names, shares[0], limits["top_tokens"])
-    measured = f"attributions add up to {sums:.4g}, the answer's logit changes by {gained:.4g}: {delta:.2g} apart"
-    limit = f"{limits['max_convergence_delta']:g} apart, after {limits['steps']} steps"
-    if not math.isfinite(delta):
-        return Outcome("failed", measured, limit, details)
     good = delta < limits["max_convergence_delta"]
     return Outcome("passed" if good else "warning", measured, limit, details, figures)
 
@@ -250,8 +246,6 @@ def robustness(subject: Subject) -> Outcome:
         f"nats, {worst['flip_rate']:.1%} of the samples end in another one"
     )
     limit = f"{limits['warn_agreement']:.0%} stay; below {limits['alert_agreement']:.0%} it fails"
-    if levels[0]["noise"] == 0 and levels[0]["agreement"] < 1:
-        return Outcome("failed", f"without noise {levels[0]['agreement']:.1%} of the answers stay", limit, details)
     if not worst["agreement"] >= limits["alert_agreement"]:
         return Outcome("failed", measured, limit, details, details)
     calm_enough = worst["agreement"] >= limits["warn_agreement"]
@@ -278,7 +272,3 @@ def _under(subject: Subject, inputs: Tensor, calm: Tensor, level: float) -> dict
         "kl": float(surprise.sum(-1).mean()),
         "flip_rate": 1 - float(ends.float().mean()),
     }
-
-
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -104,6 +104,18 @@ def test_attributions_that_do_not_add_up_are_a_warning(subject_of, found_by):
     assert outcome.details["delta"] > 0.01
 
 
+def test_attributions_that_are_no_numbers_fail(subject_of, found_by):
+    class NoSlope(Transformer):
+        def forward(self, ids, cache=None):
+            found = super().forward(ids, cache)
+            return found + (0 * found).sqrt()  # whose slope at 0 is infinite
+
+    outcome = found_by(subject_of(of=NoSlope), 2)["attribution"].outcome
+
+    assert outcome.status == "failed"
+    assert "nan" in outcome.measured
+
+
 def test_the_strongest_tokens_are_shown_by_what_they_say(subject_of, found_by, finished):
     subject = subject_of(data=finished / "artifacts/tokenizer")
 

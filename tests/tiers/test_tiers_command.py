@@ -102,13 +102,8 @@ def test_a_warning_ends_with_0_and_with_5_where_it_counts(project, tiers):
 def test_an_experiment_stands_for_the_model_that_it_made(project, tiers, checkout):
     spec = project / "experiment.yaml"
     shutil.copyfile(checkout / "specs/experiment.yaml", spec)
-    write_manifest(
-        project / "artifacts/model",
-        stage="train",
-        sections={},
-        inputs={},
-        spec_hash=lock_of(load_spec(spec), "train").hash,
-    )
+    made_by = lock_of(load_spec(spec), "train").hash
+    write_manifest(project / "artifacts/model", stage="train", sections={}, inputs={}, spec_hash=made_by)
 
     done = tiers("experiment.yaml", "--json")
 
