@@ -27,8 +27,9 @@ from pipeline.tasks.masked_lm import MaskedLanguageModel
 from pipeline.tasks.seq2seq import PrefixTask
 from pipeline.tasks.task import Task
 from pipeline.tasks.vision_classification import VisionClassification
+from pipeline.tiers.checks import CHECKS
 from pipeline.tiers.run import examine, tier_settings
-from pipeline.tiers.subject import Subject
+from pipeline.tiers.subject import Outcome, Subject
 
 
 @pytest.fixture(scope="session")
@@ -133,5 +134,15 @@ def found_by() -> Callable[..., dict[str, Any]]:
 
     def run(subject: Subject, *tiers: int) -> dict[str, Any]:
         return {result.check.name: result for result in examine(subject, tiers)}
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def outcome_of() -> Callable[[Subject, str], Outcome]:
+    """(subject, name) → what that check alone finds."""
+
+    def run(subject: Subject, name: str) -> Outcome:
+        return next(check for check in CHECKS if check.name == name).run(subject)
 
     return run

@@ -159,8 +159,8 @@ def test_what_builds_on_a_failed_check_is_not_judged_and_says_why(subject_of, fo
         assert results[name].outcome.measured == "parameter_initialization failed, which it builds on"
 
 
-def test_a_leak_names_the_tokens(subject_of, found_by):
-    found = found_by(subject_of(of=LeakyMask), 1)["causal_isolation"].outcome
+def test_a_leak_names_the_tokens(subject_of, outcome_of):
+    found = outcome_of(subject_of(of=LeakyMask), "causal_isolation")
 
     assert "token 0 sees token 1 or a later one" in found.measured
     assert found.details["changed_from"] == [1, 12, 23]

@@ -140,18 +140,18 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("arguments", "check", "status", "message"), FAULTS)
-def test_a_limit_that_is_missed_is_named(subject_of, found_by, arguments, check, status, message):
-    found = found_by(subject_of(**arguments), 1)[check].outcome
+def test_a_limit_that_is_missed_is_named(subject_of, outcome_of, arguments, check, status, message):
+    found = outcome_of(subject_of(**arguments), check)
 
     assert found.status == status
     assert re.search(message, found.measured), found.measured
 
 
-def test_a_model_that_says_it_is_untied_and_is_not_fails(subject_of, found_by):
+def test_a_model_that_says_it_is_untied_and_is_not_fails(subject_of, outcome_of):
     subject = subject_of()
     subject.description["model"]["tie_embeddings"] = False
 
-    found = found_by(subject, 1)["weight_tying"].outcome
+    found = outcome_of(subject, "weight_tying")
 
     assert (found.status, found.details) == ("failed", {"said": False, "tied": True})
 

@@ -19,7 +19,13 @@ from pipeline.spec.lock import lock_of
 
 pytestmark = pytest.mark.e2e
 
-TIERS = "schema_version: 1\nkind: tiers\nname: mine\nmemory: {batch_sizes: [1, 2]}\n"
+TIERS = """\
+schema_version: 1
+kind: tiers
+name: mine
+memory: {batch_sizes: [1, 2]}
+speed: {timed_runs: 3}
+"""
 
 
 @pytest.fixture
@@ -53,8 +59,9 @@ def report(project: Path) -> dict[str, object]:
 def test_a_sound_model_ends_with_0_and_a_report_with_pictures(project):
     pytest.importorskip("matplotlib")
 
-    command = [sys.executable, "-m", "pipeline", "tiers", "--tiers", "1,2,4"]
+    command = [sys.executable, "-m", "pipeline", "tiers", "mine.yaml", "--tiers", "1,2,4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (project / "mine.yaml").write_text(TIERS)
 
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, env=environment)
 
