@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.models.bert import SelfAttention
 from pipeline.models.cnn import Cnn
 from pipeline.models.transformer import Attention
+from pipeline.tiers.examples import EXAMPLES
 from pipeline.tiers.subject import Outcome, Subject, logits
 
 _ATTENTION_ROWS, _ATTENTION_TOKENS = 8, 64
@@ -261,14 +261,12 @@ def _under(subject: Subject, inputs: Tensor, calm: Tensor, level: float) -> dict
         return found + level * deviation * torch.randn(found.shape, generator=generator)
 
     disturbed = _answers(subject, inputs, noisy)
-    same = calm.argmax(-1) == disturbed.argmax(-1)  # (B, T) or (B,)
+    task = EXAMPLES[subject.task_type]
+    same = task.same(calm, disturbed)  # (B, T) or (B,)
     ends = same[:, -1] if same.dim() == 2 else same
-    surprise = functional.kl_div(
-        disturbed.log_softmax(-1).flatten(0, -2), calm.log_softmax(-1).flatten(0, -2), log_target=True, reduction="none"
-    )
     return {
         "noise": level,
         "agreement": float(same.float().mean()),
-        "kl": float(surprise.sum(-1).mean()),
+        "kl": float(task.divergence(calm, disturbed).mean()),
         "flip_rate": 1 - float(ends.float().mean()),
     }

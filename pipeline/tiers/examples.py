@@ -1,4 +1,4 @@
-"""Made-up batches for each task: random ones, and ones that can be learned."""
+"""What the checks know of each task: made-up batches, random and learnable ones, and what its logits mean."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ _NOISE = 16  # of each pixel, in shades
 
 @dataclass(frozen=True)
 class Examples:
-    """How the batches of one task are made up; the last tensor of each holds its targets.
+    """How the batches of one task are made up, and what its logits mean. The last tensor of a batch holds its targets.
 
     Attributes:
         random: (subject, rows, length, seed) → inputs and targets that have nothing to do with each other.
         learnable: the same → inputs from which the targets follow.
         loss: logits, targets → the loss, summed, as the definition of the task has it.
+        same: two logits of the same inputs → whether each answer is the same, (B, T) or (B,).
+        divergence: the same → how far the second distribution of each answer is from the first, in nats (KL).
     """
 
     random: Callable[[Subject, int, int, int], Batch]
     learnable: Callable[[Subject, int, int, int], Batch]
     loss: Callable[[Tensor, Tensor], Tensor]
+    same: Callable[[Tensor, Tensor], Tensor]
+    divergence: Callable[[Tensor, Tensor], Tensor]
 
 
 def random_batch(subject: Subject, rows: int, length: int, *, seed: int = 0) -> Batch:
@@ -137,22 +141,47 @@ def _tagged_stripes(subject: Subject, rows: int, _length: int, seed: int) -> Bat
     return _striped(subject, labels, seed), functional.one_hot(labels, subject.classes)
 
 
-# The losses, as they are defined
+# What logits mean: one choice of several, or a yes or no for each of several
 
 
-def _of_choices(found: Tensor, targets: Tensor) -> Tensor:
+def _loss_of_choices(found: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(found.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def _of_yes_and_no(found: Tensor, targets: Tensor) -> Tensor:
+def _same_choices(ours: Tensor, theirs: Tensor) -> Tensor:
+    return ours.argmax(-1) == theirs.argmax(-1)
+
+
+def _divergence_of_choices(ours: Tensor, theirs: Tensor) -> Tensor:
+    return _expected_gap(ours.log_softmax(-1), theirs.log_softmax(-1)).sum(-1)
+
+
+def _loss_of_labels(found: Tensor, targets: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(found, targets.float(), reduction="sum")
 
 
+def _same_labels(ours: Tensor, theirs: Tensor) -> Tensor:
+    return ((ours > 0) == (theirs > 0)).all(-1)
+
+
+def _divergence_of_labels(ours: Tensor, theirs: Tensor) -> Tensor:
+    yes = _expected_gap(functional.logsigmoid(ours), functional.logsigmoid(theirs))
+    no = _expected_gap(functional.logsigmoid(-ours), functional.logsigmoid(-theirs))
+    return (yes + no).sum(-1)
+
+
+def _expected_gap(ours: Tensor, theirs: Tensor) -> Tensor:
+    """What each outcome adds to the KL divergence, from the logarithms of its two probabilities."""
+    return ours.exp() * (ours - theirs)
+
+
+_CHOICES = (_loss_of_choices, _same_choices, _divergence_of_choices)
+_LABELS = (_loss_of_labels, _same_labels, _divergence_of_labels)
 EXAMPLES: Mapping[str, Examples] = {
-    "lm": Examples(_random_text, _cyclic_text, _of_choices),
-    "seq2seq": Examples(_random_text, _cyclic_text, _of_choices),
-    "masked_lm": Examples(_random_hidden, _cyclic_hidden, _of_choices),
-    "text_classification": Examples(_random_labelled_text, _labelled_cycles, _of_choices),
-    "vision_classification": Examples(_random_labelled_pictures, _labelled_stripes, _of_choices),
-    "vision_multilabel": Examples(_random_tagged_pictures, _tagged_stripes, _of_yes_and_no),
+    "lm": Examples(_random_text, _cyclic_text, *_CHOICES),
+    "seq2seq": Examples(_random_text, _cyclic_text, *_CHOICES),
+    "masked_lm": Examples(_random_hidden, _cyclic_hidden, *_CHOICES),
+    "text_classification": Examples(_random_labelled_text, _labelled_cycles, *_CHOICES),
+    "vision_classification": Examples(_random_labelled_pictures, _labelled_stripes, *_CHOICES),
+    "vision_multilabel": Examples(_random_tagged_pictures, _tagged_stripes, *_LABELS),
 }

@@ -87,7 +87,7 @@ class Subject:
         if data is not None:
             verify_manifest(data, rebuild="foundry run --from tokenizer --force")
             require_same_tokenizer(folder, data)
-        task = TASKS[description["task_type"]].open(folder, description["model"])
+        task = TASKS[description["task_type"]].task(folder, description["model"], description)
         return cls(
             model=model,
             description=description,

@@ -27,6 +27,7 @@ from pipeline.tasks.masked_lm import MaskedLanguageModel
 from pipeline.tasks.seq2seq import PrefixTask
 from pipeline.tasks.task import Task
 from pipeline.tasks.vision_classification import VisionClassification
+from pipeline.tasks.vision_multilabel import VisionMultilabel
 from pipeline.tiers.checks import CHECKS
 from pipeline.tiers.run import examine, tier_settings
 from pipeline.tiers.subject import Outcome, Subject
@@ -98,6 +99,7 @@ def subject_of(tokenizer: Tokenizer) -> Callable[..., Subject]:
         "vision_classification": lambda _: VisionClassification(
             classes=CLASSES, image_size=PICTURES["image_size"], fit="crop"
         ),
+        "vision_multilabel": lambda _: VisionMultilabel(classes=CLASSES, image_size=PICTURES["image_size"], fit="crop"),
     }
 
     def make(

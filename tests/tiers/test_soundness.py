@@ -19,18 +19,14 @@ pytestmark = pytest.mark.integration
 
 # What cannot be judged without data and exports, and for lack of a limit, whatever the model.
 NEVER = {"inference_speed", "leakage_audit", "exports"}
+OF_TOKENS = {"causal_isolation", "packing_isolation", "padding_invariance", "weight_tying", "attention_patterns"}
 NOT_OF = {
     "lm": {"packing_isolation"},
     "seq2seq": {"packing_isolation"},
     "masked_lm": {"causal_isolation"},
     "text_classification": {"packing_isolation", "weight_tying"},
-    "vision_classification": {
-        "causal_isolation",
-        "packing_isolation",
-        "padding_invariance",
-        "weight_tying",
-        "attention_patterns",
-    },
+    "vision_classification": OF_TOKENS,
+    "vision_multilabel": OF_TOKENS,
 }
 
 

@@ -26,6 +26,7 @@ MODELS: Mapping[str, dict[str, Any]] = {
     "masked_lm": {**SHAPE, **ENCODER, "separate_documents": True},
     "text_classification": {**SHAPE, "model_type": "llama", "num_classes": 3, "pad_id": 3},
     "vision_classification": PICTURES,
+    "vision_multilabel": PICTURES,
 }
 # Less of what only takes time.
 BRIEF = {"memory": {"batch_sizes": [1, 4]}, "output_stability": {"samples": 10}, "speed": {"timed_runs": 3}}
