@@ -17,7 +17,7 @@ from pipeline.tiers.report import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_INCHES = 2.6  # of a panel: six of them are as wide as a page
+_INCHES = 2.6  # of a panel: four of them are as wide as a page
 _PANELS_A_ROW = 4
 
 
