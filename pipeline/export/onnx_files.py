@@ -123,20 +123,24 @@ def inspect_cached(path: Path) -> dict[str, Any]:
     Raises:
         ExportError: it is not a valid model, or not the kind we write.
     """
+    from pipeline.export.runner import IDS, LENGTH, LOGITS, PAST, PRESENT, TOTAL
+
     found = _inspect(path)
     shapes = found["shapes"]
-    held = [shape for name, shape in shapes.items() if name.startswith("past_key_values.")]
-    given = [shape for name, shape in shapes.items() if name.startswith("present.")]
+    held = [shape for name, shape in shapes.items() if name.startswith(PAST)]
+    given = [shape for name, shape in shapes.items() if name.startswith(PRESENT)]
     if (
         not held
         or len(held) != len(given)
         or any([shape[0], shape[2]] != ["batch", "past"] for shape in held)
         or any(not isinstance(dim, str) for shape in given for dim in (shape[0], shape[2]))
-        or shapes.get("ids") != ["batch", "length"]
-        or shapes.get("logits", [])[:-1] != ["batch", "length"]
+        or shapes.get(IDS) != ["batch", "length"]
+        or shapes.get(LENGTH) != ["batch"]  # files of earlier versions have none
+        or shapes.get(TOTAL) != []
+        or shapes.get(LOGITS, [])[:-1] != ["batch", "length"]
     ):
         raise ExportError(f"inputs and outputs have other shapes than they should: {shapes}", where=str(path))
-    return {**found, "shapes": {name: shapes[name] for name in ("ids", "logits")}, "keys_and_values": len(held)}
+    return {**found, "shapes": {name: shapes[name] for name in (IDS, LOGITS)}, "keys_and_values": len(held)}
 
 
 def _inspect(path: Path) -> dict[str, Any]:

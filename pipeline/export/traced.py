@@ -32,7 +32,9 @@ def program_of(model: Model) -> ExportedProgram:
 def graph_of(model: Model) -> ExportedProgram:
     """The same to be written as ONNX, which knows no ranges: those that torch.export claims leave the longest out."""
     free = dict.fromkeys(range(len(FREE[model.input_name])), Dim.DYNAMIC)
-    return torch.export.export(model, (example(model),), dynamic_shapes=(free,))
+    given = example(model)
+    longest = model.input_name == "ids" and given.shape[1] == model.max_seq_len  # two tokens: no shorter one is free
+    return torch.export.export(with_room(model) if longest else model, (given,), dynamic_shapes=(free,))
 
 
 def with_room(model: _AnyModel) -> _AnyModel:
