@@ -30,7 +30,15 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str | None
 @click.command(short_help="Examine a trained model, tier by tier.")
 @click.argument("spec", required=False, type=click.Path(path_type=Path))
 @model_folder
-@click.option("--tiers", callback=_numbers, metavar="1,2,…", help="Run these in place of those that SPEC asks for.")
+@click.option("--config", "config", type=click.Path(path_type=Path), help="Another way to give SPEC.")
+@click.option(
+    "--tiers",
+    "--tier",
+    "tiers",
+    callback=_numbers,
+    metavar="1,2,…",
+    help="Run these in place of those that SPEC asks for.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="The encoded corpus that the model was trained on.")
 @click.option("--exports", type=click.Path(path_type=Path), help="An export of the model.")
 @click.option("--strict", is_flag=True, help="End with 5 when there are warnings, too.")
@@ -40,6 +48,7 @@ def command(
     context: click.Context,
     spec: Path | None,
     folder: Path,
+    config: Path | None,
     tiers: tuple[int, ...] | None,
     data: Path | None,
     exports: Path | None,
@@ -63,9 +72,11 @@ def command(
     from pipeline.tiers.report import markdown, table
     from pipeline.tiers.run import run_tiers
 
+    if spec is not None and config is not None:
+        raise click.UsageError("SPEC and --config are the same: give one")
     found = run_tiers(
         folder,
-        _settings(spec, folder),
+        _settings(spec or config, folder),
         tiers=tiers,
         data=data or _beside(folder, OUTPUT_OF["tokenizer"]),
         exports=exports or _export_of(folder),

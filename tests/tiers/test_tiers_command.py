@@ -100,7 +100,7 @@ def test_a_check_that_fails_ends_with_5_and_says_why_and_what_to_do(project, tie
 def test_a_warning_ends_with_0_and_with_5_where_it_counts(project, tiers):
     (project / "mine.yaml").write_text(f"{TIERS}gradient_flow: {{vanishing_norm: 0.01}}\n")
 
-    calm, strict = tiers("mine.yaml"), tiers("mine.yaml", "--strict")
+    calm, strict = tiers("mine.yaml"), tiers("--config", "mine.yaml", "--tier", "1", "--strict")
 
     assert (calm.returncode, strict.returncode) == (0, 5)
     assert "    what to do: look for a detached or unused layer" in calm.stdout
@@ -134,6 +134,7 @@ def test_held_out_text_that_was_learned_fails_the_audit(project, tiers, encode, 
     ("arguments", "message"),
     [
         (["--tiers", "1,7"], "is not a list of 1, 2, 3 and 4"),
+        (["slip.yaml", "--config", "slip.yaml"], "SPEC and --config are the same: give one"),
         (["--model", "nowhere"], "nowhere"),
         (["monitoring.yaml"], "this is a document of kind monitoring, but one of kind tiers is needed here"),
         (["five.yaml"], "tier 5 does not examine a model by itself"),
