@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.export.health import ExportHealthChecker
     from pipeline.export.making import export_model
     from pipeline.export.report import CheckResult, ExportHealthReport
+    from pipeline.records.registry import ModelRegistry
     from pipeline.spec.builder import TrainingConfigBuilder
     from pipeline.spec.flat import TrainingConfig, compare_configs, print_config_diff
     from pipeline.spec.load import load_spec
@@ -27,6 +28,7 @@ __all__ = [
     "DecoderOnlyLMAdapter",
     "ExportHealthChecker",
     "ExportHealthReport",
+    "ModelRegistry",
     "TrainingConfig",
     "TrainingConfigBuilder",
     "VisionClassificationAdapter",
@@ -47,6 +49,7 @@ _HOMES = {  # name → module, and its name there
     "DecoderOnlyLMAdapter": ("pipeline.tasks.language_model", "LanguageModel"),  # adapter: an earlier word for task
     "ExportHealthChecker": ("pipeline.export.health", "ExportHealthChecker"),
     "ExportHealthReport": ("pipeline.export.report", "ExportHealthReport"),
+    "ModelRegistry": ("pipeline.records.registry", "ModelRegistry"),
     "TrainingConfig": ("pipeline.spec.flat", "TrainingConfig"),
     "TrainingConfigBuilder": ("pipeline.spec.builder", "TrainingConfigBuilder"),
     "VisionClassificationAdapter": ("pipeline.tasks.vision_classification", "VisionClassification"),

@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": "Compare spec and results with a git revision.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",
+    "models": "Register models, and say which one is in use.",
     "checkpoints": "Plan, list, verify and prune the checkpoints of training runs.",
     "prove-resume": "Kill a training run again and again and compare how it ends.",
 }

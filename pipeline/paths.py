@@ -35,6 +35,19 @@ def work_dir() -> Path:
     return Path(os.environ.get("FOUNDRY_WORK") or ".work")
 
 
+def registry_dir() -> Path:
+    """Where registered models live. `FOUNDRY_REGISTRY` moves it, so that several projects share one."""
+    return Path(os.environ.get("FOUNDRY_REGISTRY") or "registry")
+
+
+def is_registered_name(text: str) -> bool:
+    """Whether text that may be a path names a model of the registry: `name:tag` or `name@version`.
+
+    A folder that is called so is written `./name:tag`.
+    """
+    return "/" not in text and (":" in text or "@" in text)
+
+
 def status_file(stage: str) -> Path:
     """Where a stage says how it is doing and how it ended."""
     # Not under FOUNDRY_WORK: clones that share checkpoints each have a status of their own.

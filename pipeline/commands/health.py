@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.errors import ArtifactError, ExitCode, ExportError
-from pipeline.paths import OUTPUT_OF
+from pipeline.paths import OUTPUT_OF, is_registered_name
 
 if TYPE_CHECKING:
     from pipeline.export.report import ExportHealthReport
@@ -18,30 +18,43 @@ _INSIDE = "pytorch"  # the format that is a whole model folder
 
 @click.command(short_help="Check an export again.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="The model folder that the export was made from.")
+@click.option("--model", help="What the export was made from: a model folder, or a registered model.")
 @click.option("--data", type=click.Path(path_type=Path), help="The encoded corpus, for held-out text.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
-def command(context: click.Context, folder: Path, model: Path | None, data: Path | None, as_json: bool) -> None:
+def command(context: click.Context, folder: Path, model: str | None, data: Path | None, as_json: bool) -> None:
     """Run every check on the export in DIR and print what each found.
 
     The model that it is compared with is --model; without it, artifacts/model where that is the one it was made from,
     else the format `pytorch` inside DIR. Held-out text comes from --data; without it, beside artifacts/model, from
     artifacts/tokenizer.
 
+    DIR may be the name of a registered model (name:tag or name@version): it stands for the newest export of that
+    model, which is compared with the model itself.
+
     Ends with 6 when a check fails. Nothing is written.
     """
     from pipeline.export.health import ExportHealthChecker
     from pipeline.files import json_text
+    from pipeline.records.registry import model_at
 
     try:
-        source = model or _source_of(folder)
+        if is_registered_name(str(folder)):
+            model, folder = model or str(folder), _registered_export(str(folder))
+        source = _source_of(folder) if model is None else model_at(model)
         report = ExportHealthChecker(source, data=data or _data_beside(source)).run_all_checks(folder)
     except ArtifactError as error:  # of an export, so it is the export that fails
         raise ExportError(error.message, where=error.where, hint=error.hint) from error
     click.echo(json_text(report.to_dict()) if as_json else _page(report), nl=False)
     if not report.all_passed:
         context.exit(ExitCode.EXPORT)
+
+
+def _registered_export(name: str) -> Path:
+    from pipeline.records.registry import open_registry
+
+    with open_registry() as registry:
+        return registry.get_export(name)
 
 
 def _source_of(folder: Path) -> Path:

@@ -140,13 +140,14 @@ def changed_start() -> str:
     """The folder that training starts from, if its weights are not those that the model began with; else empty."""
     from pipeline.files import MANIFEST
     from pipeline.spec.project import WEIGHTS
+    from pipeline.stages.door import start_folder
 
     path, manifest = _start_of_spec(), OUTPUT_OF["train"] / MANIFEST
     if path is None or not manifest.is_file():
         return ""
     try:
         began = read_artefact(manifest, "manifest")["inputs"].get("start")
-        there = read_artefact(Path(path) / MANIFEST, "manifest")["files"].get(WEIGHTS, {}).get("sha256")
+        there = read_artefact(Path(start_folder(path)) / MANIFEST, "manifest")["files"].get(WEIGHTS, {}).get("sha256")
     except (FoundryError, OSError):
         return ""  # a folder that has gone is not needed as long as the model stands; else the stage says so
     return path if there != began else ""

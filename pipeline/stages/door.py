@@ -30,7 +30,7 @@ from pipeline.errors import (
     is_out_of_memory,
 )
 from pipeline.files import write_artefact, write_json
-from pipeline.paths import status_file
+from pipeline.paths import is_registered_name, status_file
 from pipeline.spec import Spec, SpecError, load_spec, require_supported
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -80,6 +80,17 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
         traceback.print_exc()
         hint = "this is a defect of Model Foundry; please report it with the lines above"
         _fail(name, FoundryError(f"internal error: {type(error).__name__}: {error}", hint=hint), started)
+
+
+def start_folder(path: str) -> str:
+    """The folder of what `training.resume_from_checkpoint` names: a registered model, or a folder.
+
+    Raises:
+        FoundryError: there is no such model, or a file of it is not the one that was registered.
+    """
+    from pipeline.records.registry import model_at
+
+    return str(model_at(path)) if is_registered_name(path) else path
 
 
 def die_with_parent() -> None:

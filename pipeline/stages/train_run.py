@@ -17,6 +17,7 @@ from pipeline.paths import OUTPUT_OF, work_dir
 from pipeline.spec import Spec, stage_values
 from pipeline.spec.saves import schedule_of
 from pipeline.stages import CODE_OF
+from pipeline.stages.door import start_folder
 from pipeline.stages.launch import arrangement_of
 from pipeline.stages.trackers import Run, require_trackers, tracking
 from pipeline.stages.train_loop import metadata_of, optimizer_of, run_loop
@@ -102,9 +103,10 @@ def find_start(spec: Spec, source: Path) -> Start | None:
     Raises:
         TrainingError: the folder is missing or damaged.
     """
-    path = spec.training.resume_from_checkpoint
-    if path is None:
+    said = spec.training.resume_from_checkpoint
+    if said is None:
         return None
+    path = start_folder(said)
     if not Path(path).exists():
         for name, start in remembered_starts(work_dir() / "runs", path):
             if name == _name(fingerprint(spec, inputs=inputs_of(source, start))):
