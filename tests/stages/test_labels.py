@@ -91,7 +91,7 @@ def test_every_label_of_a_picture_file_is_printed(project: Project) -> None:
 @pytest.mark.slow
 def test_another_threshold_changes_the_answers_and_not_the_weights(project: Project) -> None:
     weights = sha256_file(project.folder / "artifacts/model/model.safetensors")
-    run, recall = (report(project, f"{name}.json") for name in ("training_metrics", "validation"))
+    before = report(project, "validation.json")["metrics"]
     path = project.folder / "specs/experiment.yaml"
     path.write_text(SPEC.replace("vision_multilabel", "vision_multilabel, label_threshold: 0.01"))
 
@@ -99,8 +99,7 @@ def test_another_threshold_changes_the_answers_and_not_the_weights(project: Proj
         assert project.run(stage) == (0, "")
 
     assert sha256_file(project.folder / "artifacts/model/model.safetensors") == weights
-    assert report(project, "training_metrics.json")["run_id"] == run["run_id"]
-    assert report(project, "validation.json")["metrics"]["recall"] >= recall["metrics"]["recall"]
+    assert report(project, "validation.json")["metrics"]["recall"] >= before["recall"]
     assert report(project, "health_report.json")["all_passed"]
     assert "| one picture |" in (project.folder / "reports/health_report.md").read_text()
     assert len(classify(project, "pictures/0.png").stdout.splitlines()) >= 1
