@@ -89,6 +89,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "random_states": Artefact(("checkpoint-*/random.json",), "foundry run"),
     "training_record": Artefact(("runs/*/record.jsonl",), "foundry run", form="jsonl"),
     "download_validator": Artefact(("partial/*.validator.json",), "foundry run"),
+    "run_record": Artefact(("records/*.json",), "foundry run"),
     "resume_certificate": Artefact(("resume_certificate.json",), "foundry prove-resume"),
     "lock": Artefact(("*.lock.json",), "foundry lock -o"),
 }

@@ -33,6 +33,7 @@ COMMANDS = {
     "tiers": "Examine a trained model, tier by tier.",
     "health": "Check an export again.",
     "compare": "Compare spec and results with a git revision.",
+    "runs": "List, show and compare the runs that are recorded.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",
     "models": "Register models, and say which one is in use.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,18 @@ def revision(folder: Path) -> dict[str, Any] | None:
         None where there is no repository, no commit or no git, or where git takes too long.
     """
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
-    changes = None if commit is None else _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return None if changes is None else {"commit": commit, "dirty": bool(changes)}
+    changed = None if commit is None else _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if commit is None or changed is None else {"commit": commit.strip(), "dirty": bool(changed)}
+
+
+def changes(folder: Path, *, leave_out: Sequence[str] = ()) -> str:
+    """How tracked files differ from the commit that is checked out, as a patch; empty where git cannot tell.
+
+    Args:
+        folder: in the repository; only what is below it counts.
+        leave_out: paths below it that do not count.
+    """
+    return _git(folder, "diff", "HEAD", "--", ".", *(f":(exclude){path}" for path in leave_out)) or ""
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -29,9 +40,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
             env=environment,
             capture_output=True,
             text=True,
+            errors="replace",  # a patch may hold bytes of any encoding
             check=False,
             timeout=_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

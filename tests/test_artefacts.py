@@ -43,6 +43,7 @@ OTHER_FORMATS = {
     "bundle/Dockerfile": "for Docker",
     "bundle/requirements.txt": "for pip",
     "lock": "names the process that holds a folder",
+    "experiments.db": "SQLite; the files in records/ hold the same",
 }
 SETTINGS = {
     **TINY,
@@ -62,6 +63,8 @@ OPEN = {
     ("health_report", "details"): "figures of one check",
     ("tiers_report", "details"): "figures of one check",
     ("lock", "settings"): "settings of the spec",
+    ("run_record", "config"): "the resolved spec",
+    ("run_record", "metadata"): "of a manifest or a report",
     ("resume_certificate", "settings"): "settings of the spec",
     ("resume_certificate", "overrides"): "settings of the spec",
 }

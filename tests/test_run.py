@@ -377,6 +377,76 @@ def test_a_stage_that_was_killed_is_reported_with_its_code(project):
     assert "train stage: the process was killed" in err
 
 
+def test_a_run_is_recorded_with_what_it_was_made_from_and_what_it_left(built):
+    _code, out, _err = built.run("runs", "show", "--json")
+
+    run = json.loads(out)
+    assert (run["status"], run["exit_code"], run["message"], run["run_name"]) == (
+        "completed",
+        0,
+        "",
+        "shakespeare-tiny",
+    )
+    assert [(stage["stage"], stage["outcome"]) for stage in run["stages"]] == [(stage, "built") for stage in STAGES]
+    assert run["seconds"] > sum(stage["seconds"] for stage in run["stages"]) > 0
+    training = json.loads((built.folder / "reports/training_metrics.json").read_text())
+    assert (run["training_run_id"], run["spec_hash"]) == (training["run_id"], training["spec_hash"])
+    assert run["config"] == training["configuration"]
+    assert len(run["git_commit"]) == 40
+    assert "torch" in run["environment"]["packages"]
+    left = {row["artifact_type"]: row["metadata"] for row in run["artifacts"]}
+    assert left["model"]["inputs"]["tokenizer"] == left["tokenizer"]["sha256"]
+    assert {row["metric_name"] for row in run["metrics"]} >= {"train/loss", "val/loss", "best_val_loss", "health_score"}
+
+
+def test_a_failed_run_is_recorded_with_its_code_and_without_the_reports_of_an_earlier_one(project):
+    code = project.folder / "pipeline" / "errors.py"
+    code.write_text(f"{code.read_text()}# a change that is not committed\n")
+    project.set(TOO_MANY_PIECES)
+    project.run("run")
+
+    run = json.loads(project.run("runs", "show", "--json")[1])
+
+    assert (run["status"], run["exit_code"]) == ("failed", 3)
+    assert run["message"].startswith("tokenizer stage: ")
+    assert [stage["outcome"] for stage in run["stages"]] == ["unchanged", "failed", *3 * ["not reached"]]
+    assert [row["artifact_type"] for row in run["artifacts"]] == ["corpus"]
+    assert run["metrics"] == []
+    assert run["git_diff"].count("+# a change that is not committed\n") == 1
+
+
+def test_a_killed_run_is_found_and_marked(project):
+    project.set({"training.max_steps": 100_000, "training.epochs": 100_000})
+    process = project.start("run")
+    project.wait_until_training()
+    during = json.loads(project.run("runs", "list", "--json", "--limit", "1")[1])
+    process.kill()
+    process.communicate()
+
+    _code, out, err = project.run("runs", "list", "--json", "--limit", "1")
+
+    assert [run["status"] for run in during] == ["running"]
+    assert [run["status"] for run in json.loads(out)] == ["killed"]
+    assert "its process is gone" in err
+
+
+def test_a_run_that_cannot_be_recorded_succeeds_says_so_and_is_taken_in_later(project):
+    database = project.folder / ".work" / "experiments.db"
+    database.unlink()
+    database.mkdir()
+
+    code, _out, err = project.run("run")
+    database.rmdir()
+    rebuilt = project.run("runs", "rebuild")
+
+    assert code == 0
+    assert "not recorded as it should be: .work/experiments.db: the database cannot be opened" in err
+    assert "`foundry runs rebuild`" in err
+    assert "2 runs from their files" in rebuilt[1]
+    runs = json.loads(project.run("runs", "list", "--json")[1])
+    assert [run["status"] for run in runs] == ["completed", "completed"]
+
+
 @pytest.mark.slow
 def test_training_that_starts_from_weights_runs_again_when_they_are_others_and_never_comes_from_the_cache(project):
     random_start = {"training.resume_from_checkpoint": None, "training.learning_rate": 2.0e-3}

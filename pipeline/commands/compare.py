@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import click
 
@@ -123,14 +123,18 @@ def headlines(rows: list[Row]) -> list[Row]:
     ]
 
 
+def direction(name: str) -> Literal["min", "max"] | None:
+    """Whether the lowest or the highest value of a metric is the best; None where its name does not say."""
+    if any(part in name for part in _HIGHER_IS_BETTER):
+        return "max"
+    return "min" if any(part in name for part in _LOWER_IS_BETTER) else None
+
+
 def judgement(name: str, old: float, new: float) -> str:
     """The change from old to new, in per cent where that makes sense, and whether it is for the better."""
     percent = f" ({(new - old) / abs(old):+.1%})" if old else ""
-    word = ""
-    if any(part in name for part in _HIGHER_IS_BETTER):
-        word = "better" if new > old else "worse"
-    elif any(part in name for part in _LOWER_IS_BETTER):
-        word = "better" if new < old else "worse"
+    better = {"max": new > old, "min": new < old, None: None}[direction(name)]
+    word = "" if better is None else "better" if better else "worse"
     return f"{new - old:+.4g}{percent}{f'  {word}' if word else ''}"
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -49,6 +49,7 @@ def command(first: str | None, force: bool, exact: bool) -> None:
     in their last bits. It warns of that; with --exact it refuses (exit code 4).
     """
     from pipeline.commands.prerequisites import require_all
+    from pipeline.commands.recording import recorded
     from pipeline.commands.summary import summarize
 
     started = time.monotonic()
@@ -57,10 +58,11 @@ def command(first: str | None, force: bool, exact: bool) -> None:
     before = locked()
     if force and first is None:
         first = STAGES[0]
-    supervise(plan(first), run=run, exact=exact)
-    ran = {stage: status["seconds"] for stage in STAGES if (status := status_of(stage, run)) is not None}
-    after = locked()
-    restored = [stage for stage in STAGES if stage not in ran and before.get(stage) != after.get(stage)]
+    with recorded(run, lambda: outcomes(run, before)):
+        supervise(plan(first), run=run, exact=exact)
+    became = outcomes(run, before)
+    ran = {row["stage"]: row["seconds"] for row in became if row["outcome"] == "built"}
+    restored = [row["stage"] for row in became if row["outcome"] == "restored"]
     if "export" in restored:
         write_health_markdown()
     click.echo(summarize(ran=ran, restored=restored, seconds=time.monotonic() - started))
@@ -73,6 +75,34 @@ def write_health_markdown() -> None:
 
     report = REPORTS / "health_report.json"
     write_atomic(report.with_suffix(".md"), markdown(read_artefact(report, "health_report")))
+
+
+def outcomes(run: str, before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What became of each stage in a run that has ended, in their order.
+
+    Args:
+        run: the identity of the run.
+        before: what dvc.lock recorded before it.
+
+    Returns:
+        For each `stage` its `outcome` (built, restored, unchanged, failed, not reached), and `seconds` and `exit_code`
+        where it ran.
+    """
+    after = locked()
+    rows = []
+    failed = False
+    for stage in STAGES:
+        status = status_of(stage, run)
+        if status is not None:
+            done = status["phase"] == "done"
+            failed |= not done
+            row = ("built" if done else "failed", status["seconds"], status["code"])
+        elif failed:
+            row = ("not reached", None, None)
+        else:
+            row = ("unchanged" if before.get(stage) == after.get(stage) else "restored", None, None)
+        rows.append(dict(zip(("stage", "outcome", "seconds", "exit_code"), (stage, *row), strict=True)))
+    return rows
 
 
 class Plan(NamedTuple):

@@ -150,7 +150,7 @@ class Store:
             raise
         except sqlite3.DatabaseError as error:
             message, hint = _REASONS.get(_code(error), (f"SQLite refused: {error}", ""))
-            raise RecordsError(message, where=str(self.path), hint=hint or self._mend) from error
+            raise RecordsError(message, where=str(self.path), hint=self._mend if hint is None else hint) from error
 
 
 def now() -> str:
@@ -158,14 +158,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-# What SQLite's result codes mean; an empty hint stands for that of the database.
-_REASONS: Mapping[int, tuple[str, str]] = {
+# What SQLite's result codes mean, and what to do; None stands for what mends this database.
+_REASONS: Mapping[int, tuple[str, str | None]] = {
     sqlite3.SQLITE_BUSY: ("another process has held the database for a minute", "find it with `fuser`, and end it"),
     sqlite3.SQLITE_CANTOPEN: ("the database cannot be opened", "see that its folder may be written, and is a folder"),
     sqlite3.SQLITE_READONLY: ("the database may not be written", "see who owns the file and its folder"),
     sqlite3.SQLITE_FULL: ("the disk is full", "free some space and run the same command again"),
-    sqlite3.SQLITE_NOTADB: ("the file is no SQLite database, or is damaged", ""),
-    sqlite3.SQLITE_CORRUPT: ("the database is damaged", ""),
+    sqlite3.SQLITE_NOTADB: ("the file is no SQLite database, or is damaged", None),
+    sqlite3.SQLITE_CORRUPT: ("the database is damaged", None),
 }
 
 
