@@ -181,7 +181,7 @@ class ExperimentDB:
         time = record["finished_at"] or record["created_at"]
         with self._store.transaction() as connection:
             for table in ("executions", "stages", "artifacts", "metrics"):
-                connection.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+                connection.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))  # noqa: S608 - the names are ours
             # Not REPLACE, which would delete the row first, and with it the comparisons that refer to it.
             _insert(connection, "runs", {name: record[name] for name in _OF_RUN}, _OR_UPDATE_RUN)
             if record["origin"] is not None:
@@ -315,9 +315,9 @@ class ExperimentDB:
             UnknownRunError: there is no such run.
         """
         run = self.get_run(run_id)
-        executed = self._store.rows(f"SELECT {_names(_OF_EXECUTION)} FROM executions WHERE run_id = ?", (run_id,))
-        stages = self._store.rows(f"SELECT {_names(_OF_STAGE)} FROM stages WHERE run_id = ? ORDER BY rowid", (run_id,))
-        metrics = f"SELECT {_names(_OF_METRIC)} FROM metrics WHERE run_id = ? ORDER BY metric_id"
+        executed = self._store.rows(f"SELECT {_names(_OF_EXECUTION)} FROM executions WHERE run_id = ?", (run_id,))  # noqa: S608 - the names are ours
+        stages = self._store.rows(f"SELECT {_names(_OF_STAGE)} FROM stages WHERE run_id = ? ORDER BY rowid", (run_id,))  # noqa: S608 - the names are ours
+        metrics = f"SELECT {_names(_OF_METRIC)} FROM metrics WHERE run_id = ? ORDER BY metric_id"  # noqa: S608 - the names are ours
         return {
             **run,
             **(_executed(executed[0]) if executed else dict.fromkeys(_OF_EXECUTION)),
@@ -396,7 +396,7 @@ class ExperimentDB:
             SELECT run_id, value FROM metrics JOIN runs USING (run_id)
             WHERE metric_name = ? AND value IS NOT NULL AND status = 'completed'
             ORDER BY value {best}, created_at, runs.rowid LIMIT 1
-        """
+        """  # noqa: S608 - the names are ours
         found = self._store.rows(query, (metric_name,))
         if not found:
             hint = "`foundry runs show RUN` lists the metrics of a run"
@@ -464,7 +464,7 @@ def _names(columns: Iterable[str]) -> str:
 def _insert(connection: sqlite3.Connection, table: str, row: Mapping[str, Any], otherwise: str = "") -> int:
     values = {name: _text(value) if name in _JSON else value for name, value in row.items()}
     places = _names(f":{name}" for name in values)
-    query = f"INSERT INTO {table} ({_names(values)}) VALUES ({places}) {otherwise}"
+    query = f"INSERT INTO {table} ({_names(values)}) VALUES ({places}) {otherwise}"  # noqa: S608 - the names are ours
     cursor = connection.execute(query, values)
     return int(cursor.lastrowid or 0)
 

@@ -116,7 +116,7 @@ def find_runs(
         WHERE {" AND ".join(["1", *(f"{sql} {_OPERATORS[each.operator]} ?" for (sql, _), each in conditions)])}
         ORDER BY {by} {"DESC" if descending else "ASC"} NULLS LAST, runs.created_at DESC, runs.rowid DESC
         LIMIT ?
-    """
+    """  # noqa: S608 - the names are ours
     parameters = [
         *(parameter for _, given in columns for parameter in given),
         *(parameter for (_, given), each in conditions for parameter in (*given, _comparable(each.value))),
