@@ -29,7 +29,7 @@ COMMANDS = {
     "migrate": "Carry documents of earlier versions and systems over to today's schemas.",
     "run": "Build what the spec describes.",
     "generate": "Continue a text with the trained model.",
-    "classify": "Say which class a text or a picture belongs to.",
+    "classify": "Say which class or labels a text or a picture has.",
     "tiers": "Examine a trained model, tier by tier.",
     "health": "Check an export again.",
     "compare": "Compare spec and results with a git revision.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.paths import REPORTS, is_registered_name
+from pipeline.paths import REPORTS, is_registered_name, registry_dir
 from pipeline.spec.combinations import combinations_are_experiments
 from pipeline.spec.devices import asked_devices
 from pipeline.spec.document import value_at
@@ -114,10 +114,13 @@ def batch_fits_an_epoch(  # noqa: PLR0917 - a rule takes the values that it read
 
 def weights_are_there(project: Project, resume_from_checkpoint: str | None) -> Finding:
     """Training cannot start from weights that are not there."""
-    if resume_from_checkpoint is None or is_registered_name(resume_from_checkpoint):
-        return None  # a registered model is looked for by training, which refuses one that is not there
-    if (project.folder / resume_from_checkpoint / WEIGHTS).exists():
+    if resume_from_checkpoint is None or (project.folder / resume_from_checkpoint / WEIGHTS).exists():
         return None
+    if is_registered_name(resume_from_checkpoint):  # which models there are is known to the registry alone
+        if (project.folder / registry_dir()).is_dir():
+            return None
+        message = f"there is no model registry in this project, and so no {resume_from_checkpoint}"
+        return message, "register the model with: foundry models register; FOUNDRY_REGISTRY names another registry"
     message = f"there is no {resume_from_checkpoint}/{WEIGHTS} in this project"
     return message, "paths are relative to the project folder, and lead to a model folder or a checkpoint"
 

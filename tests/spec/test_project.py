@@ -84,6 +84,15 @@ def test_weights_that_are_not_there_are_a_warning(tmp_path):
     assert found(text, Project(tmp_path)) == []
 
 
+def test_a_registered_model_without_a_registry_is_a_warning(tmp_path):
+    text = 'training: {resume_from_checkpoint: "tiny:production"}'
+    missing = found(text, Project(tmp_path))
+    (tmp_path / "registry").mkdir()
+
+    assert missing == [("W0111", "training.resume_from_checkpoint")]
+    assert found(text, Project(tmp_path)) == []
+
+
 def test_without_a_project_nothing_else_is_looked_at():
     assert found("training: {resume_from_checkpoint: earlier}", None) == []
 
