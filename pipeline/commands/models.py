@@ -193,7 +193,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             yield from (f"{name}.{key}: {each}" for key, each in value.items())
         else:
-            yield f"{name}: {', '.join(value) if isinstance(value, list) else '-' if value is None else value}"
+            yield f"{name}: {', '.join(value) or '-' if isinstance(value, list) else '-' if value is None else value}"
 
 
 @command.command()

@@ -30,7 +30,7 @@ from pipeline.records.registered import (
     require_figures,
     require_word,
 )
-from pipeline.records.registry_files import as_registered, copy, incoming, move_in, remove
+from pipeline.records.registry_files import as_registered, copy, incoming, move_in, remove, writing
 from pipeline.records.registry_rows import ANCESTORS, DESCENDANTS, insert, note, query_of
 from pipeline.records.store import Store, now
 from pipeline.records.versions import FIRST, Bump, Version, bump_between
@@ -53,10 +53,13 @@ class ModelRegistry:
 
     Raises:
         RecordsError: the database is damaged, of a newer version, or cannot be opened.
+        RegistryError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = registry_dir() if folder is None else folder
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._store = Store(self.folder / DATABASE, migrations=_MIGRATIONS, mend=_MEND, durable=True)
 
     def __enter__(self) -> Self:

@@ -36,11 +36,27 @@ def _check(folder: Path, manifest_sha256: str) -> None:
 
 
 @contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an error that a user can act on.
+
+    Args:
+        folder: that is copied or written, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space, see that the folders may be read and written, and run the same command again"
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # the first of (from, to, why)
+        raise RegistryError(f"the operating system refused: {reason}", where=str(folder), hint=hint) from error
+
+
+@contextmanager
 def incoming(registry: Path) -> Iterator[Path]:
     """A folder inside that of the registry, which is gone after the block, but for what was moved out of it."""
-    folder = Path(tempfile.mkdtemp(dir=registry, prefix=".incoming-"))
-    try:
+    with writing(registry):
+        folder = Path(tempfile.mkdtemp(dir=registry, prefix=".incoming-"))
         os.chmod(folder, 0o755)  # mkdtemp makes 0700, and others may use the registry too
+    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,17 +73,15 @@ def copy(source: Path, target: Path, manifest_sha256: str) -> None:
     Raises:
         RegistryError: a file cannot be read, the disk is full, or the folder changed meanwhile.
     """
-    try:
+    with writing(source):
         shutil.copytree(source, target)
         for path in target.rglob("*"):
             if path.is_file():
                 sync_file(path)
             else:
                 sync_folder(path)
+    try:
         _check(target, manifest_sha256)
-    except OSError as error:
-        hint = "free some space, see that its files may be read, and run the same command again"
-        raise RegistryError(f"the folder cannot be copied: {error}", where=str(source), hint=hint) from error
     except ArtifactError as error:
         hint = "wait for the run that writes it, and run the same command again"
         raise RegistryError("the folder changed while it was copied", where=str(source), hint=hint) from error
@@ -89,8 +103,9 @@ def remove(folder: Path) -> None:
 
 def move_in(copied: Path, target: Path) -> None:
     """Put a copy in its place, as the last act of the transaction that makes its row."""
-    if target.exists():  # of a process that ended between this function and its commit: no row knows it
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(copied, target)
-    sync_folder(target.parent)
+    with writing(target):
+        if target.exists():  # of a process that ended between this function and its commit: no row knows it
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(copied, target)
+        sync_folder(target.parent)

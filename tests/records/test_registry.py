@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 import shutil
 import sqlite3
 from pathlib import Path
@@ -335,6 +336,26 @@ def test_what_a_killed_process_left_is_in_nobodys_way(registry: ModelRegistry, m
     model = registry.register_model(made / "first")
 
     load_model(registry.get_folder(model.model_id))
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(registry: ModelRegistry, made: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # less than the weights are
+    try:
+        with pytest.raises(RegistryError, match=r"the operating system refused: \[Errno \d+\] File too large"):
+            registry.register_model(made / "first")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert not [path for path in registry.folder.iterdir() if not path.name.startswith(DATABASE)]
+    assert registry.register_model(made / "first").version == "1.0.0"
+
+
+def test_a_registry_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(RegistryError, match="the operating system refused"):
+        ModelRegistry(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "spec.json", "tokenizer.model", "model.json"])
