@@ -109,8 +109,8 @@ def table(found: dict[str, Measured], *, threads: int, rounds: int) -> str:
     slowest = rows["ONNX without cache"]["total"]
     lines = [
         (
-            f"{TOKENS} greedy tokens on {platform.machine()}, {rounds} rounds, medians; the runner on one thread, the "
-            f"others on {threads}."
+            f"{TOKENS} greedy tokens on {platform.machine()}, {rounds} rounds, medians; the runner on one thread "
+            f"unless the row says otherwise, all others on {threads}."
         ),
         "",
         (

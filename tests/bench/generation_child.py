@@ -80,6 +80,7 @@ def _torch_whole(folder: Path, threads: int) -> Callable[[], Iterator[int]]:
 
 WAYS: dict[str, Ways] = {
     "runner": _runner,
+    "runner, all threads": _runner,
     "runner, int8": _int8,
     "ONNX without cache": _onnx,
     "PyTorch eager": _torch,
