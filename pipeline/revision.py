@@ -29,7 +29,8 @@ def changes(folder: Path, *, leave_out: Sequence[str] = ()) -> str:
         folder: in the repository; only what is below it counts.
         leave_out: paths below it that do not count.
     """
-    return _git(folder, "diff", "HEAD", "--", ".", *(f":(exclude){path}" for path in leave_out)) or ""
+    plain = ("--no-ext-diff", "--no-color")  # whatever the user's git is set to
+    return _git(folder, "diff", *plain, "HEAD", "--", ".", *(f":(exclude){path}" for path in leave_out)) or ""
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_package_with_its_schemas_and_specs_and_nothing_else
 
     schemas = {f"pipeline/_shipped/{p.relative_to(checkout)}" for p in (checkout / "schemas").rglob("*.json")}
     modules = {str(p.relative_to(checkout)) for p in (checkout / "pipeline").rglob("*.py")}
-    assert schemas | modules | {"pipeline/_shipped/specs/experiment.yaml"} <= names
+    migrations = {str(p.relative_to(checkout)) for p in (checkout / "pipeline").rglob("*.sql")}
+    assert schemas | modules | migrations | {"pipeline/_shipped/specs/experiment.yaml"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"pipeline", "model_foundry"}
 
 

@@ -34,25 +34,25 @@ def recorded(run: str, stages: Callable[[], Sequence[Stage]]) -> Iterator[None]:
 
     began = time.time()
     record: dict[str, Any] = {}
-    with ExitStack() as stack:
-        with _warned():
-            stack.enter_context(held(folder_of(default_database()), run))
-            record = _beginning(run)
-            _keep(record)
-        code, message = ExitCode.OK, ""
-        try:
-            yield
-        except FoundryError as error:
-            code, message = error.exit_code, str(error)
-            raise
-        except BaseException as error:
-            code = ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.PREREQUISITES
-            message = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            with _warned():
-                if record:
-                    _keep(_ended(record, stages(), code=code, message=message, began=began))
+    lock = ExitStack()
+    with _warned():
+        lock.enter_context(held(folder_of(default_database()), run))
+        record = _beginning(run)
+        _keep(record)
+    code, message = ExitCode.OK, ""
+    try:
+        yield
+    except FoundryError as error:
+        code, message = error.exit_code, str(error)
+        raise
+    except BaseException as error:
+        code = ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.PREREQUISITES
+        message = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        with _warned(), lock:
+            if record:
+                _keep(_ended(record, stages(), code=code, message=message, began=began))
 
 
 @contextmanager
@@ -112,16 +112,14 @@ def _ended(
     record: Mapping[str, Any], stages: Sequence[Stage], *, code: ExitCode, message: str, began: float
 ) -> dict[str, Any]:
     """The record of a run that has ended: what it left and how good that is."""
-    from pipeline.records.reports import metrics_of, parse_reports, reports_in
     from pipeline.records.store import now
 
     finished = now()
-    # A run that failed has made some of the reports; the others are those of an earlier one.
-    texts = reports_in(since=0.0 if code == ExitCode.OK else began)
-    reports = parse_reports(texts, f"{REPORTS}/")
     stages = _reached(stages, failed=code != ExitCode.OK)
-    training = reports.get("training_metrics.json", {})
-    artifacts = [*_outputs(stages), *_reports(texts)]
+    left: dict[str, Any] = {}
+    with _warned():  # a damaged report must not hide how the run ended
+        # A run that failed has made some of the reports; the others are those of an earlier one.
+        left = _left(stages, since=0.0 if code == ExitCode.OK else began)
     return {
         **record,
         "updated_at": finished,
@@ -130,10 +128,29 @@ def _ended(
         "seconds": round(time.time() - began, 3),
         "exit_code": int(code),
         "message": message,
-        "training_run_id": training.get("run_id"),
-        "environment": {**record["environment"], "execution": training.get("execution", {})},
-        "artifact_paths": {row["artifact_type"]: row["filepath"] for row in artifacts},
         "stages": [dict(stage) for stage in stages],
+        **left,
+        "environment": {**record["environment"], **left.get("environment", {})},
+    }
+
+
+def _left(stages: Sequence[Stage], *, since: float) -> dict[str, Any]:
+    """What the run left and how good that is, as a part of its record.
+
+    Args:
+        stages: what became of each stage.
+        since: when the oldest report of the run was written, in seconds since 1970.
+    """
+    from pipeline.records.reports import metrics_of, parse_reports, reports_in
+
+    texts = reports_in(since=since)
+    reports = parse_reports(texts, f"{REPORTS}/")
+    training = reports.get("training_metrics.json", {})
+    artifacts = [*_outputs(stages), *_reports(texts)]
+    return {
+        "training_run_id": training.get("run_id"),
+        "environment": {"execution": training.get("execution", {})},
+        "artifact_paths": {row["artifact_type"]: row["filepath"] for row in artifacts},
         "artifacts": artifacts,
         "metrics": metrics_of(reports),
     }

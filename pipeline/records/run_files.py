@@ -61,7 +61,7 @@ def held(folder: Path, run_id: str) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)  # `make clean` may have been quicker
 
 
 def goes_on(folder: Path, run_id: str) -> bool:

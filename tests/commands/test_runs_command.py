@@ -13,8 +13,10 @@ from click.testing import CliRunner
 
 from pipeline.artefacts import check_artefact
 from pipeline.cli import foundry
+from pipeline.commands.runs import command
 from pipeline.errors import FoundryError
-from pipeline.records.experiments import ExperimentDB
+from pipeline.records.experiments import STATUSES, ExperimentDB
+from pipeline.records.queries import COLUMNS
 
 pytestmark = pytest.mark.integration
 
@@ -167,6 +169,14 @@ def test_what_is_exported_is_what_the_schema_says(recorded):
         check_artefact("run_record", json.loads(line), "the line")
     assert len(table) == 6
     assert Path("one.jsonl").read_text() == f"{lines[0]}\n"
+
+
+def test_the_page_names_every_command_column_and_status(checkout):
+    page = (checkout / "docs" / "records.md").read_text(encoding="utf-8")
+
+    assert all(f"foundry runs {name}" in page for name in command.commands)
+    assert all(re.search(rf"[`\s]{name}[`\s]", page) for name in COLUMNS)
+    assert all(f"`{status}`" in page for status in STATUSES)
 
 
 def test_rebuilding_says_what_it_found(tmp_path, monkeypatch, checkout):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import FoundryError
+from pipeline.files import sha256_file
 from pipeline.records import experiments
 from pipeline.records.experiments import ExperimentDB, UnknownRunError
 
@@ -23,6 +24,12 @@ CONTRACT = {  # table → columns that others rely on
     "metrics": "metric_id run_id split metric_name value step epoch timestamp",
     "artifacts": "artifact_id run_id artifact_type filepath metadata created_at",
     "comparisons": "comparison_id baseline_run_id candidate_run_id created_at notes",
+}
+
+
+RELEASED = {  # migration → SHA-256: databases have been through them, so they are not edited, only followed by others
+    "0001_runs": "6ec7c82f44adbd576150913daa4c46a95b4f43f65989a560364bf40767e32b4f",
+    "0002_executions": "e9a89e18b6f1385af76d618b6b26f313b6c9d92eb55bd036ea3df361939a9065",
 }
 
 
@@ -210,6 +217,10 @@ def test_a_record_is_taken_in_as_it_was_given_and_again_without_losing_compariso
 
 
 # Old files
+
+
+def test_a_migration_that_databases_have_been_through_is_not_edited():
+    assert {path.stem: sha256_file(path) for path in experiments._MIGRATIONS.glob("*.sql")} == RELEASED
 
 
 def test_a_database_file_of_every_version_is_kept():
