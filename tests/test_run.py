@@ -249,6 +249,17 @@ def test_text_is_generated_the_same_for_the_same_seed(project):
     assert project.run(*arguments, "--seed", "3")[1] == out
 
 
+def test_a_text_that_has_gone_is_not_taken_for_unchanged(project):
+    (project.folder / "texts").rename(project.folder / "elsewhere")
+
+    code, out, err = project.run("run")
+
+    assert code == 2
+    assert "Running stage 'corpus'" in out
+    assert err.count("error: ") == 1
+    assert "texts" in err
+
+
 def test_a_new_text_file_builds_the_corpus_again_although_dvc_cannot_see_it(project):
     (project.folder / "texts" / "new.txt").write_text("a new king sings of winter\n" * 3)
     project.set(TOO_MANY_PIECES)  # so that the run ends after what is looked at

@@ -144,7 +144,8 @@ def _up_to(stage: str | None) -> list[list[str]]:
 def changed_sources() -> str:
     """The first of the user's own text or picture files that is not what the corpus was built from; empty if none.
 
-    DVC does not know these files: the spec names them, not dvc.yaml.
+    DVC does not know these files: the spec names them, not dvc.yaml. Where they cannot be read it is `dataset.source`:
+    the corpus stage then says what is wrong with them.
     """
     from pipeline.data.pictures import PICTURE_SOURCES, files_of_source
     from pipeline.data.sources import own_files
@@ -157,11 +158,14 @@ def changed_sources() -> str:
         return ""
     try:
         recorded: dict[str, str] = read_artefact(manifest, "manifest")["inputs"]
+    except FoundryError:
+        return ""  # the next stage verifies the corpus, and says how to mend it
+    try:
         of_pictures = source["kind"] in PICTURE_SOURCES
         files = files_of_source(source, Path()) if of_pictures else own_files(source, Path())
         now = {name: sha256_file(path) for name, path in files.items()}
     except (FoundryError, OSError):
-        return ""  # a stage finds the same and says what to do about it
+        return "dataset.source"
     changed = (name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
     return min(changed, default="") if now else ""
 

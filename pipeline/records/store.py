@@ -54,7 +54,11 @@ class Store:
     def __init__(self, path: Path, *, migrations: Path, mend: str, durable: bool = False) -> None:
         self.path = path
         self._mend = mend
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the folder of the database cannot be made: {error.strerror}"
+            raise RecordsError(message, where=str(path.parent), hint="see that it may be written") from error
         with self._explained():
             self._connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None)
         self._connection.row_factory = sqlite3.Row

@@ -30,6 +30,9 @@ ARCHITECTURE = (
     "model.tie_embeddings",
     "model.qk_norm",
     "model.activation",
+    "model.stage_channels",
+    "model.blocks_per_stage",
+    "model.norm_groups",
 )
 _MAKE_VOCABULARY = ("corpus", "tokenizer")  # stages
 _FEEDS = {  # stage → the stages that read its output

@@ -307,3 +307,7 @@ def test_a_changed_picture_is_noticed_by_foundry_run(project, monkeypatch):
     Image.new("RGB", (6, 6)).save(project / "pictures/red/04.png")
 
     assert (before, changed_sources()) == ("", "pictures/red/04.png")
+
+    (project / "pictures").rename(project / "elsewhere")
+
+    assert changed_sources() == "dataset.source"

@@ -160,6 +160,13 @@ def test_a_folder_in_the_place_of_the_database_is_refused(tmp_path, chain):
         opened(tmp_path, chain)
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, chain):
+    (tmp_path / "records").touch()
+
+    with pytest.raises(RecordsError, match="the folder of the database cannot be made: File exists"):
+        opened(tmp_path, chain)
+
+
 def test_who_never_gets_the_right_to_write_is_told_so(tmp_path, chain, monkeypatch):
     monkeypatch.setattr(store_module, "_PATIENCE_SECONDS", 0.1)
     with opened(tmp_path, chain) as holder, holder.transaction(), opened(tmp_path, chain) as waiter:
