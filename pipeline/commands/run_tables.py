@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ def figure(value: Any) -> str:
         return "-"
     if isinstance(value, float):  # the database holds whole numbers as these, too
         return str(int(value)) if value.is_integer() else f"{value:.6g}"
-    return str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _cell(name: str, value: Any) -> str:

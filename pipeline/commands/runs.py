@@ -63,12 +63,12 @@ def list_command(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    r"""List runs, the newest first.
+    """List runs, the newest first.
 
     \b
     foundry runs list --where status=completed --sort best_val_loss
     foundry runs list --where 'training.learning_rate<0.01' --show training.learning_rate
-    """
+    """  # noqa: D301 - \b is how Click is told to leave lines as they are
     from pipeline.commands.compare import direction
     from pipeline.commands.run_tables import csv_text, list_text
     from pipeline.records.queries import ALWAYS, condition, find_runs, require_known

@@ -27,7 +27,7 @@ def recorded(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     with ExperimentDB() as database:
         for name, rate, losses, speed in (("a", 0.1, (3.0, 2.0), 50.0), ("b", 0.2, (2.5, 1.5), 25.0)):
-            config = {"name": name, "training": {"learning_rate": rate, "epochs": 2}}
+            config = {"name": name, "training": {"learning_rate": rate, "epochs": 2}, "export": {"formats": [name]}}
             database.log_run(f"run <{name}>", config, run_id=name * 32)
             for step, loss in enumerate(losses, start=1):
                 database.log_metrics(name * 32, {"train/loss": loss, "val/loss": loss + 1}, step=step, epoch=step)
@@ -74,6 +74,10 @@ def test_the_list_as_csv_has_the_columns_that_were_asked_for(recorded):
     assert [(row["run_id"][0], row["training.learning_rate"]) for row in rows] == [("b", "0.2"), ("a", "0.1")]
 
 
+def test_the_help_shows_examples_as_they_are_typed(recorded):
+    assert "\n  foundry runs list --where status=completed --sort best_val_loss\n" in runs("list", "--help")
+
+
 def test_a_metric_that_no_run_has_is_refused(recorded):
     assert "no run has a metric loss" in refused("list", "--where", "loss<1").message
 
@@ -98,6 +102,7 @@ def test_runs_are_compared_with_the_first(recorded):
     shown = runs("compare", "a", "b")
 
     assert re.search(r"^training\.learning_rate +0\.1 +0\.2$", shown, re.MULTILINE)
+    assert re.search(r'^export\.formats +\["a"\] +\["b"\]$', shown, re.MULTILINE)
     assert "epochs" not in shown
     assert re.search(r"^best_val_loss +3 +2\.5 +-0\.5 \(-16\.7%\)  better$", shown, re.MULTILINE)
     assert re.search(r"^tokens_per_second +50 +25 .*worse$", shown, re.MULTILINE)
