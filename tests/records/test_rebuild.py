@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -126,14 +127,15 @@ def test_a_training_that_foundry_run_recorded_is_not_taken_from_reports_again(pr
 def hold(folder: Path, said: Any) -> None:
     with held(folder, "a" * 32):
         said.set()
-        multiprocessing.Event().wait()
+        signal.pause()
 
 
 def test_a_run_whose_process_is_gone_is_marked_and_one_that_goes_on_is_not(tmp_path):
     with ExperimentDB(shutil.copy(OLD, tmp_path / "old.db")) as database:
         database.update_run_status("a" * 32, "running")  # by foundry run; b was logged by a script
-        said = multiprocessing.Event()
-        runner = multiprocessing.Process(target=hold, args=(folder_of(database.path), said))
+        spawned = multiprocessing.get_context("spawn")
+        said = spawned.Event()
+        runner = spawned.Process(target=hold, args=(folder_of(database.path), said))
         runner.start()
         assert said.wait(60)
 
