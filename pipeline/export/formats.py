@@ -135,9 +135,9 @@ def write_formats(
     """
     from pipeline.models.store import load_model  # noqa: PLC0415 - imports torch
 
-    require_packages(formats)
     model, description = load_model(model_folder)
     _refuse_what_is_not_carried(formats, description, model_folder)
+    require_packages(formats)
     source = Source(model, model_folder, opset, quantization)
     copy_beside(model_folder, folder)
     for name in formats:

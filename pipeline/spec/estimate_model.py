@@ -75,17 +75,18 @@ def shape_of(model: Mapping[str, Any], vocab_size: int, num_classes: int | None 
     """The shape that the `model` section of a spec describes.
 
     Args:
-        model: the section.
+        model: the section, or the arguments of a model's class, of which only a classifier has `pooling`.
         vocab_size: pieces of the tokenizer.
         num_classes: of a classifier of texts.
     """
-    known = ("vocab_size", "num_kv_heads", "num_classes")
+    known = ("vocab_size", "num_kv_heads", "num_classes", "pooling")
     names = tuple(field.name for field in fields(Shape) if field.name not in known)
     if model["model_type"] == _ENCODER:
         model = {**model, **_OF_THE_ENCODER}
     heads = model["num_kv_heads"] or model["num_heads"]
     given = {name: model[name] for name in names}
-    return Shape(vocab_size=vocab_size, num_kv_heads=heads, num_classes=num_classes, **given)
+    pooling = model.get("pooling", "mean")
+    return Shape(vocab_size=vocab_size, num_kv_heads=heads, num_classes=num_classes, pooling=pooling, **given)
 
 
 def matrices(shape: Shape) -> tuple[int, int]:

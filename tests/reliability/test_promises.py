@@ -22,6 +22,7 @@ INSTALLED = {name: str(find_spec(name) is not None).lower() for name in ("tensor
 WITHOUT_EFFECT = {
     "model.model_name": "another",
     "task.task_name": "another",
+    "task.label_threshold": 0.7,
     "logging.console_level": "warning",
     "logging.log_every_n_steps": 3,
     "logging.sample_prompts": '["the fox", "a"]',
