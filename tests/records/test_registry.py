@@ -335,7 +335,9 @@ def test_what_a_killed_process_left_is_in_nobodys_way(registry: ModelRegistry, m
 
     model = registry.register_model(made / "first")
 
-    load_model(registry.get_folder(model.model_id))
+    loaded, _ = load_model(registry.get_folder(model.model_id))
+    assert sum(weights.numel() for weights in loaded.parameters()) > 0
+    assert registry.list_models() == [model]
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing(registry: ModelRegistry, made: Path) -> None:
