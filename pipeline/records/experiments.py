@@ -9,13 +9,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pipeline.errors import FoundryError
 from pipeline.paths import work_dir
 
-from .store import Store, now
+from .store import Closing, Store, now
 
 STATUSES = ("running", "completed", "failed", "interrupted", "killed")
 Mode = Literal["min", "max"]
@@ -71,7 +70,7 @@ def default_database() -> Path:
     return work_dir() / "experiments.db"
 
 
-class ExperimentDB:
+class ExperimentDB(Closing):
     """The runs of a project. Each method is one transaction; what it returns has been committed.
 
     Belongs to the process and the thread that opened it; close it, or use it as a context.
@@ -86,14 +85,6 @@ class ExperimentDB:
     def __init__(self, path: Path | str | None = None) -> None:
         self.path = default_database() if path is None else Path(path)
         self._store = Store(self.path, migrations=_MIGRATIONS, mend=_MEND)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the database."""

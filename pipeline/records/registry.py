@@ -15,8 +15,7 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from sqlite3 import Connection, Row
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline.errors import ArtifactError, FoundryError
 from pipeline.files import manifest_hash
@@ -32,7 +31,7 @@ from pipeline.records.registered import (
 )
 from pipeline.records.registry_files import as_registered, copy, incoming, move_in, remove, writing
 from pipeline.records.registry_rows import ANCESTORS, DESCENDANTS, insert, note, query_of
-from pipeline.records.store import Store, now
+from pipeline.records.store import Closing, Store, now
 from pipeline.records.versions import FIRST, Bump, Version, bump_between
 from pipeline.spec.difference import NOT_THERE, differences
 
@@ -42,7 +41,7 @@ _MEND = "put back a copy of the file; the models themselves lie beside it, under
 _LIST = "`foundry models list` shows what there is"
 
 
-class ModelRegistry:
+class ModelRegistry(Closing):
     """The registry in a folder. Belongs to one thread; close it, or use it as a context.
 
     Methods that take a `reference` take the id of a model, `name:tag` or `name@version`, and raise RegistryError where
@@ -61,14 +60,6 @@ class ModelRegistry:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._store = Store(self.folder / DATABASE, migrations=_MIGRATIONS, mend=_MEND, durable=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the database."""
