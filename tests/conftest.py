@@ -28,6 +28,6 @@ def checkout() -> Path:
 @pytest.fixture(autouse=True)
 def _no_traces_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test behaves the same under `foundry run`, under `dvc repro` and alone."""
-    ours = ("FOUNDRY_EXACT", "FOUNDRY_WORK", "FOUNDRY_REGISTRY", "FOUNDRY_RUN", "FOUNDRY_PREFIX")
+    ours = ("FOUNDRY_EXACT", "FOUNDRY_WORK", "FOUNDRY_REGISTRY", "FOUNDRY_RUN", "FOUNDRY_RECORD", "FOUNDRY_PREFIX")
     for name in (*ours, "DVC_STAGE", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)

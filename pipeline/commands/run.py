@@ -49,8 +49,8 @@ def command(first: str | None, force: bool, exact: bool) -> None:
     in their last bits. It warns of that; with --exact it refuses (exit code 4).
     """
     from pipeline.commands.prerequisites import require_all
-    from pipeline.commands.recording import recorded
     from pipeline.commands.summary import summarize
+    from pipeline.records.recording import recorded
 
     started = time.monotonic()
     require_all()
@@ -58,7 +58,7 @@ def command(first: str | None, force: bool, exact: bool) -> None:
     before = locked()
     if force and first is None:
         first = STAGES[0]
-    with recorded(run, lambda: outcomes(run, before)):
+    with recorded(run, lambda _: outcomes(run, before)):
         supervise(plan(first), run=run, exact=exact)
     became = outcomes(run, before)
     ran = {row["stage"]: row["seconds"] for row in became if row["outcome"] == "built"}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.commands.compare import direction, judgement
 from pipeline.commands.run_tables import aligned, csv_text, figure, short
+from pipeline.records.directions import direction, judgement
 
 _LABELS = ("schema_version", "kind", "name", "notes")  # say which document it is, not what it does
 _WIDEST_VALUE = 32  # characters: lists in a spec would push the other columns off the screen

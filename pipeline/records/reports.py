@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,15 @@ _OF_VALIDATION = {
 Row = dict[str, Any]
 
 
-def reports_in(folder: Path = REPORTS, *, since: float = 0.0) -> dict[str, str]:
+def reports_in(folder: Path = REPORTS, names: Iterable[str] = KINDS, *, since: float = 0.0) -> dict[str, str]:
     """The texts of the reports that are there.
 
     Args:
         folder: where they are.
+        names: of the reports.
         since: only those written at this moment or later, in seconds since 1970.
     """
-    paths = {name: folder / name for name in KINDS}
+    paths = {name: folder / name for name in names}
     return {
         name: path.read_text(encoding="utf-8", errors="replace")
         for name, path in paths.items()
@@ -77,11 +78,14 @@ def metrics_of(reports: Mapping[str, Any]) -> list[Row]:
     return [row for name, rows in _ROWS_OF.items() if name in reports for row in rows(reports[name])]
 
 
-def _of_history(history: list[Row]) -> Iterator[Row]:
-    for line in history:
-        for column, (name, split) in _OF_STEP.items():
-            if line.get(column) is not None:
-                yield _row(name, line[column], split, step=line["step"], epoch=line["epoch"])
+def rows_of_steps(history: list[Row]) -> list[Row]:
+    """The rows for the database of the rows of history.csv."""
+    return [
+        _row(name, line[column], split, step=line["step"], epoch=line["epoch"])
+        for line in history
+        for column, (name, split) in _OF_STEP.items()
+        if line.get(column) is not None
+    ]
 
 
 def _of_training(metrics: Row) -> Iterator[Row]:
@@ -115,8 +119,8 @@ def _row(
     return {"metric_name": name, "split": split, "value": value, "step": step, "epoch": epoch}
 
 
-_ROWS_OF: Mapping[str, Callable[[Any], Iterator[Row]]] = {
-    "history.csv": _of_history,
+_ROWS_OF: Mapping[str, Callable[[Any], Iterable[Row]]] = {
+    "history.csv": rows_of_steps,
     "training_metrics.json": _of_training,
     "validation.json": _of_validation,
     "health_report.json": _of_health,

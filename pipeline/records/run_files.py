@@ -1,4 +1,4 @@
-"""A file for each `foundry run`: what the database holds about it, and a lock for as long as it goes on.
+"""A file for each run: what the database holds about it, and a lock for as long as it goes on.
 
 `<work>/records/<run>.json` is written when a run begins and again when it ends, by itself: the database may be busy,
 damaged or deleted, and is made again from these files. `<run>.lock` is held while the run goes on. The kernel lets go
@@ -16,6 +16,8 @@ from typing import Any
 from pipeline.files import read_artefact, write_artefact
 
 from .experiments import ExperimentDB
+from .reports import rows_of_steps
+from .unfinished import history_of
 
 _GONE = "the process that ran it is gone and did not say how it ended"
 
@@ -77,16 +79,22 @@ def goes_on(folder: Path, run_id: str) -> bool:
 
 
 def mark_killed(database: ExperimentDB) -> list[str]:
-    """Find the runs whose process is gone and say so in the database; returns their identities.
+    """Find the runs whose process is gone, say so, and take in how far they came; returns their identities.
 
     Runs that a script has logged have no process that could be looked for, and stay as they are.
+
+    Raises:
+        ArtifactError: what a killed training left is damaged; the run is marked.
     """
-    query = """
-        SELECT run_id FROM runs JOIN executions USING (run_id) WHERE status = 'running' AND origin = 'foundry run'
-    """
-    running = [row["run_id"] for row in database.rows(query)]
-    gone = [run_id for run_id in running if not goes_on(folder_of(database.path), run_id)]
-    return [run_id for run_id in gone if database.mark_killed(run_id, _GONE)]
+    running = database.rows("SELECT run_id FROM runs JOIN executions USING (run_id) WHERE status = 'running'")
+    folder = folder_of(database.path)
+    gone = [row["run_id"] for row in running if not goes_on(folder, row["run_id"])]
+    marked = [run_id for run_id in gone if database.mark_killed(run_id, _GONE)]
+    for run_id in marked:
+        record = {**database.get_record(run_id), "metrics": rows_of_steps(history_of(database.path, run_id))}
+        database.register_run(record)
+        write_record(folder, record)
+    return marked
 
 
 def _lock(folder: Path, run_id: str) -> Path:

@@ -9,9 +9,11 @@ import signal
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -63,23 +65,65 @@ def stage(name: str, spec_path: Path) -> Iterator[Spec]:
     signal.signal(signal.SIGTERM, _preempt)
     started = time.monotonic()
     try:
-        _write_status(name, phase="running", code=None, started=started)
-        spec = load_spec(spec_path)
-        require_supported(spec, name)
-        yield spec
-        _write_status(name, phase="done", code=ExitCode.OK, started=started)
-    except KeyboardInterrupt:
-        _fail(name, Interrupted("stopped by Ctrl-C", hint="run the same command again to go on"), started)
+        with _understood():
+            _write_status(name, phase="running", code=None, started=started)
+            spec = load_spec(spec_path)
+            require_supported(spec, name)
+        with _recorded(name, spec_path, started), _understood():
+            yield spec
+        with _understood():
+            _write_status(name, phase="done", code=ExitCode.OK, started=started)
     except FoundryError as error:
         _fail(name, error, started)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Turn whatever the block raises into an error that a user can act on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped by Ctrl-C", hint="run the same command again to go on") from error
+    except FoundryError:
+        raise
     except OSError as error:
-        _fail(name, _explain(error), started)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect of ours, shown whole
+        raise _explain(error) from error
+    except Exception as error:  # the last line of defence: a defect of ours, shown whole
         if (known := _recognise(error)) is not None:
-            _fail(name, known, started)
+            raise known from error
         traceback.print_exc()
         hint = "this is a defect of Model Foundry; please report it with the lines above"
-        _fail(name, FoundryError(f"internal error: {type(error).__name__}: {error}", hint=hint), started)
+        raise FoundryError(f"internal error: {type(error).__name__}: {error}", hint=hint) from error
+
+
+@contextmanager
+def _recorded(name: str, spec_path: Path, started: float) -> Iterator[None]:
+    """Keep a record of a stage that was started by itself, by DVC or by torchrun.
+
+    One that `foundry run` or a sweep has started belongs to their record. FOUNDRY_RECORD says in the run folder, and
+    to the ranks that the stage starts, whose training this is.
+    """
+    if ranks.rank() > 0 or ranks.has_stage_above():
+        yield
+        return
+    above = os.environ.get("FOUNDRY_RUN")
+    run = os.environ["FOUNDRY_RECORD"] = above or uuid.uuid4().hex
+    try:
+        with nullcontext() if above else _record(name, spec_path, run, started):
+            yield
+    finally:
+        del os.environ["FOUNDRY_RECORD"]
+
+
+def _record(name: str, spec_path: Path, run: str, started: float) -> AbstractContextManager[object]:
+    from pipeline.records.recording import recorded
+
+    def became(code: ExitCode) -> list[dict[str, Any]]:
+        outcome, seconds = "failed" if code else "built", round(time.monotonic() - started, 3)
+        return [{"stage": name, "outcome": outcome, "seconds": seconds, "exit_code": int(code)}]
+
+    code_of = partial(exit_code, name)
+    return recorded(run, became, origin="stage", spec=spec_path, only_its_own=True, code_of=code_of)
 
 
 def start_folder(path: str) -> str:

@@ -34,14 +34,13 @@ def locked(run_folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we die, however we die
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip() or "another process"
             raise TrainingError(
-                f"{holder} is already training this experiment",
+                f"{_first_line(file.read())} is already training this experiment",
                 where=str(run_folder),
                 hint="wait for it or stop it; its checkpoints are kept",
             ) from error
         file.truncate(0)
-        file.write(f"process {os.getpid()}")
+        file.write(f"process {os.getpid()}\n{os.environ.get('FOUNDRY_RECORD', '')}\n")  # see records/unfinished.py
         file.flush()
         for leftover in run_folder.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(leftover)
@@ -56,8 +55,12 @@ def holder(run_folder: Path) -> str:
     except FileNotFoundError:
         return ""
     except BlockingIOError:
-        return (run_folder / LOCK).read_text(encoding="utf-8").strip() or "another process"
+        return _first_line((run_folder / LOCK).read_text(encoding="utf-8"))
     return ""
+
+
+def _first_line(lock: str) -> str:
+    return lock.partition("\n")[0] or "another process"
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:

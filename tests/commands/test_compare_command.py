@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.commands.compare import Row, headlines, judgement, metrics, params, table
+from pipeline.commands.compare import Row, headlines, metrics, params, table
+from pipeline.records.directions import judgement
 
 pytestmark = pytest.mark.unit
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.recording import recorded
 from pipeline.errors import CorpusError, Preempted
 from pipeline.records.experiments import ExperimentDB
 from pipeline.records.rebuild import rebuild
+from pipeline.records.recording import recorded
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +45,7 @@ def record() -> dict[str, Any]:
     ],
 )
 def test_what_ends_a_run_is_recorded_and_goes_on(project, error, status, code):
-    with pytest.raises(type(error)), recorded("one", lambda: FAILED):
+    with pytest.raises(type(error)), recorded("one", lambda _: FAILED):
         raise error
 
     run = record()
@@ -55,7 +55,7 @@ def test_what_ends_a_run_is_recorded_and_goes_on(project, error, status, code):
 
 
 def test_while_a_run_goes_on_it_is_recorded_as_running(project):
-    with recorded("one", list):
+    with recorded("one", lambda _: []):
         during = record()
 
     assert (during["status"], during["finished_at"], during["git_commit"]) == ("running", None, None)
@@ -63,7 +63,7 @@ def test_while_a_run_goes_on_it_is_recorded_as_running(project):
 
 
 def test_a_damaged_report_is_a_warning_and_does_not_hide_how_the_run_ended(project, capsys):
-    with recorded("one", list):
+    with recorded("one", lambda _: []):
         Path("reports").mkdir()
         Path("reports/health_report.json").write_text("{")
 
@@ -72,7 +72,7 @@ def test_a_damaged_report_is_a_warning_and_does_not_hide_how_the_run_ended(proje
 
 
 def test_a_work_folder_that_is_removed_during_a_run_is_made_again(project):
-    with recorded("one", list):
+    with recorded("one", lambda _: []):
         shutil.rmtree(".work")
 
     assert record()["status"] == "completed"
@@ -81,7 +81,7 @@ def test_a_work_folder_that_is_removed_during_a_run_is_made_again(project):
 def test_a_folder_that_cannot_hold_records_is_a_warning(project, capsys):
     Path(".work").write_text("in the way")
 
-    with recorded("one", list):
+    with recorded("one", lambda _: []):
         pass
 
     assert "not recorded as it should be" in capsys.readouterr().err
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_hold_records_is_a_warning(project, capsys):
 
 def test_a_record_that_only_the_database_lacks_is_taken_in_whole(project):
     Path(".work/experiments.db").mkdir(parents=True)
-    with recorded("one", lambda: FAILED):
+    with recorded("one", lambda _: FAILED):
         pass
     Path(".work/experiments.db").rmdir()
 
