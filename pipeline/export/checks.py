@@ -109,9 +109,15 @@ def checks_for(subject: Subject) -> Iterator[Check]:
     Raises:
         ExportError: a check of another package cannot be had.
     """
+    formats = subject.settings["formats"]
+    subject.start_source()
+    for name in formats[:1]:
+        subject.start(name)
     for row in MODEL_CHECKS:
         yield from row.checks(subject)
-    for name in subject.settings["formats"]:
+    for name, following in zip(formats, [*formats[1:], None], strict=True):
+        if following is not None:
+            subject.start(following)  # it imports while this one is checked, and holds no weights yet
         yield from (row.check(name) for row in FORMAT_CHECKS if row.applies(subject, name))
         subject.close(name)  # by now they have been run: one process at a time holds the weights
     for entry in entry_points(group=CUSTOM):

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.encoded import EncodedSplit
 from pipeline.errors import ExportError
+from pipeline.export.opening import Runner
 from pipeline.export.source import Inputs, Logits, traced_length
 from pipeline.models.cnn import Cnn
 from pipeline.models.generate import generate
@@ -30,110 +25,9 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 7)
 _RELATIVE_EPSILON = 1e-8  # keeps the relative difference of a logit at 0 finite
-_MOST_LOGITS = 16_000_000  # that are asked for at once: 64 MB in float32
 _HELDOUT_TOKENS = 16_384  # that formats are compared on: a second or two for each
 _HELDOUT_INPUTS = 256  # the same of inputs that have a class
 _ROUNDS, _RUNS, _WARM_UPS = 5, 10, 5  # 50 timed runs, in turns, so that a busy machine slows both sides
-
-
-class Runner:
-    """An exported model, open in a fresh process. Use it in a `with` block.
-
-    Args:
-        name: a format of `formats.FORMATS`.
-        path: what that format wrote.
-        threads: processors the runtime may use.
-
-    Raises:
-        ExportError: the process cannot open the model; the message ends with what it said last.
-    """
-
-    def __init__(self, name: str, path: Path, *, threads: int) -> None:
-        self.name, self._path = name, path
-        self._scratch = tempfile.TemporaryDirectory(prefix="foundry-export-")
-        self._folder = Path(self._scratch.name)
-        self._log = (self._folder / "stderr").open("w+", encoding="utf-8", errors="replace")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.export.opened", name, str(path), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-        )
-        try:
-            self.uses_torch: bool = self._answer()["torch"]
-        except ExportError:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process and remove its scratch folder."""
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-        self._scratch.cleanup()
-
-    def logits(self, ids: Inputs) -> Logits:
-        """Token ids or pictures → logits."""
-        into = self._folder / "logits.npy"
-        self._ask({"logits": self._put(ids), "into": str(into)})
-        logits: Logits = np.load(into, allow_pickle=False)
-        return logits
-
-    def greedy(self, prompt: list[int], tokens: int) -> list[int]:
-        """The likeliest continuation of a prompt."""
-        ids: list[int] = self._ask({"greedy": prompt, "tokens": tokens})["ids"]
-        return ids
-
-    def seconds(self, ids: Inputs, *, warm_ups: int, runs: int) -> list[float]:
-        """The time of each of `runs` passes over token ids or pictures."""
-        times: list[float] = self._ask({"time": self._put(ids), "warm_ups": warm_ups, "runs": runs})["seconds"]
-        return times
-
-    def nats(self, rows: Inputs) -> float:
-        """How surprised it is by texts: the sum of -ln p of each token of (B, T + 1) ids after those before it."""
-        at_once = max(1, _MOST_LOGITS // (rows.shape[1] * self._width(rows)))
-        parts = (rows[first : first + at_once] for first in range(0, len(rows), at_once))
-        return sum(float(self._ask({"nats": self._put(part)})["nats"]) for part in parts)
-
-    def _width(self, rows: Inputs) -> int:
-        """The logits of one token."""
-        return int(self.logits(rows[:1, :1]).shape[-1])
-
-    def _put(self, ids: Inputs) -> str:
-        path = self._folder / "ids.npy"
-        np.save(path, ids, allow_pickle=False)
-        return str(path)
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is gone; what it said last is the reason, and comes with the missing answer
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._log.seek(0)
-            said = self._log.read().strip().splitlines()
-            reason = said[-1] if said else f"the process ended with {self._process.returncode}"
-            raise ExportError(f"{self.name} does not run in a fresh process: {reason}", where=str(self._path))
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 @dataclass(frozen=True)
@@ -246,12 +140,16 @@ class Greedy:
         return next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), len(self.ours))
 
 
-def compare_greedy(model: Transformer, runner: Runner, prompt: list[int], tokens: int) -> Greedy:
-    """Let the model (with its cache) and the export (without one) continue a prompt greedily."""
+def continuation(model: Transformer, prompt: list[int], tokens: int) -> list[int]:
+    """The likeliest tokens after a prompt by the model itself, with its cache; as many as fit behind the prompt."""
     tokens = min(tokens, model.max_seq_len - len(prompt))
-    ours = list(generate(model, prompt, max_new_tokens=tokens))
-    result = Greedy(ours, runner.greedy(prompt, tokens), math.inf)
-    if result.equal == tokens:
+    return list(generate(model, prompt, max_new_tokens=tokens))
+
+
+def compare_greedy(model: Transformer, runner: Runner, prompt: list[int], ours: list[int]) -> Greedy:
+    """Let the export (without a cache) continue a prompt greedily; `ours` is the `continuation` by the model."""
+    result = Greedy(ours, runner.greedy(prompt, len(ours)), math.inf)
+    if result.equal == len(ours):
         return result
     with torch.inference_mode():
         logits = model(torch.tensor([[*prompt, *ours[: result.equal]]]))[0, -1]
@@ -259,13 +157,11 @@ def compare_greedy(model: Transformer, runner: Runner, prompt: list[int], tokens
     return Greedy(ours, result.theirs, gap)
 
 
-def compare_given(model: Transformer, runner: Runner, prompt: list[int], tokens: int) -> list[bool]:
-    """Whether the export's likeliest token is that of the model, for each token that the model writes after a prompt.
+def compare_given(runner: Runner, prompt: list[int], ours: list[int]) -> list[bool]:
+    """Whether the export's likeliest token is that of the model, for each token that the model wrote after a prompt.
 
     The export reads what the model wrote, so that one other choice does not make all that follow incomparable.
     """
-    tokens = min(tokens, model.max_seq_len - len(prompt))
-    ours = list(generate(model, prompt, max_new_tokens=tokens))
     read = np.array([[*prompt, *ours[:-1]]], dtype=np.int64)
     theirs = runner.logits(read)[0, len(prompt) - 1 :].argmax(axis=-1)
     return [bool(mine == its) for mine, its in zip(ours, theirs.tolist(), strict=True)]

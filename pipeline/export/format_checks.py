@@ -12,7 +12,6 @@ from pipeline.export.compare import (
     compare_greedy,
     compare_latency,
     differences,
-    random_inputs,
     same_classes,
     short_name,
     worst,
@@ -25,7 +24,6 @@ from pipeline.models.cnn import Cnn
 from pipeline.models.transformer import Transformer
 
 _MB = 1_000_000  # bytes
-_PROMPT_TOKENS = 4
 # Formats that PyTorch itself runs, with the operations of the model: their logits are those of the model.
 _EXACT_FORMATS = frozenset({"torchscript", "torch_export", "pytorch"})
 _EXACT = 1e-6  # largest difference of a logit of theirs
@@ -102,13 +100,11 @@ def _limit(subject: Subject, name: str) -> float:
 
 def generation(subject: Subject, name: str) -> Outcome:
     """Greedy tokens are those of the model. Where two tokens tie within the allowed difference, either may win."""
+    if FORMATS[name].rounded:
+        return _agreement(subject, name)
     model, limit = subject.model, subject.settings["max_abs_diff"]
     assert isinstance(model, Transformer)
-    ids = random_inputs(model, 1, min(_PROMPT_TOKENS, model.max_seq_len - 1), one_document=True)[0].tolist()
-    prompt = [subject.description["bos_id"], *ids[1:]]
-    if FORMATS[name].rounded:
-        return _agreement(subject, name, prompt)
-    found = compare_greedy(model, subject.runner(name), prompt, subject.settings["generated_tokens"])
+    found = compare_greedy(model, subject.runner(name), *subject.continued)
     tokens = len(found.ours)
     details: dict[str, Any] = {"tokens": tokens, "equal": found.equal}
     if found.equal == tokens:
@@ -123,11 +119,10 @@ def generation(subject: Subject, name: str) -> Outcome:
     return Outcome("failed", message, details, _BUILD_AGAIN)
 
 
-def _agreement(subject: Subject, name: str, prompt: list[int]) -> Outcome:
+def _agreement(subject: Subject, name: str) -> Outcome:
     """Of rounded weights: how often the likeliest token is the model's, each time after what the model wrote."""
-    model, least = subject.model, subject.settings["min_token_agreement"]
-    assert isinstance(model, Transformer)
-    equal = compare_given(model, subject.runner(name), prompt, subject.settings["generated_tokens"])
+    least = subject.settings["min_token_agreement"]
+    equal = compare_given(subject.runner(name), *subject.continued)
     share = sum(equal) / len(equal)
     details = {"tokens": len(equal), "equal": sum(equal), "least": least}
     message = f"{name}: {sum(equal)} of {len(equal)} likeliest tokens are the model's (at least {least:.0%})"
@@ -182,6 +177,7 @@ def performance(subject: Subject, name: str) -> Outcome:
     """Latency of one input against the model in PyTorch: measured, not judged."""
     model = subject.model
     source, runner = subject.source_runner(), subject.runner(name)
+    subject.settle()
     pictures = isinstance(model, Cnn)
     lengths = [1] if pictures else sorted({min(64, model.max_seq_len), model.max_seq_len})
     figures = [_figures(compare_latency(source, runner, model, length)) for length in lengths]

@@ -30,6 +30,7 @@ class Format:
         write: (source, path).
         inspect: path → details for the report; raises FoundryError where it is not what the format says.
         open: (path, threads) → the export, ready to run.
+        imports: the module that opening it imports; what opens it imports that first, before there is a file.
         rounded: whether its weights are rounded, so that a logit may differ by more than arithmetic does.
         one_document: whether every text is one document to it, also of a model that keeps several of a text apart.
         needs: the package beside ours that opens it, and the extra that brings it; None where ours suffice.
@@ -39,6 +40,7 @@ class Format:
     write: Callable[[Source, Path], None]
     inspect: Callable[[Path], dict[str, Any]]
     open: Callable[[Path, int], Run]
+    imports: str
     rounded: bool = False
     one_document: bool = False
     needs: tuple[str, str] | None = None
@@ -51,12 +53,15 @@ class Format:
 
 
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format("model.onnx", onnx_files.write_onnx, onnx_files.inspect_onnx, onnx_files.open_onnx),
+    "onnx": Format(
+        "model.onnx", onnx_files.write_onnx, onnx_files.inspect_onnx, onnx_files.open_onnx, "onnxruntime"
+    ),
     "onnx_cache": Format(
         "model.cache.onnx",
         onnx_files.write_cached,
         onnx_files.inspect_cached,
         onnx_files.open_cached,
+        "onnxruntime",
         one_document=True,
     ),
     "int8": Format(
@@ -64,6 +69,7 @@ FORMATS: Mapping[str, Format] = {
         int8_file.write_int8,
         int8_file.inspect_int8,
         int8_file.open_int8,
+        "onnxruntime",
         rounded=True,
         one_document=True,
     ),
@@ -72,24 +78,30 @@ FORMATS: Mapping[str, Format] = {
         torch_files.write_torchscript,
         torch_files.inspect_torchscript,
         torch_files.open_torchscript,
+        "torch",
     ),
     "torch_export": Format(
-        "model.pt2", torch_files.write_torch_export, torch_files.inspect_torch_export, torch_files.open_torch_export
+        "model.pt2",
+        torch_files.write_torch_export,
+        torch_files.inspect_torch_export,
+        torch_files.open_torch_export,
+        "torch._export",  # what torch.export.load imports
     ),
     "pytorch": Format(
-        "pytorch", torch_files.write_pytorch, torch_files.inspect_pytorch, torch_files.open_pytorch
+        "pytorch", torch_files.write_pytorch, torch_files.inspect_pytorch, torch_files.open_pytorch, "torch"
     ),
     "fp16": Format(
-        "fp16", torch_files.write_fp16, torch_files.inspect_pytorch, torch_files.open_pytorch, rounded=True
+        "fp16", torch_files.write_fp16, torch_files.inspect_pytorch, torch_files.open_pytorch, "torch", rounded=True
     ),
     "bf16": Format(
-        "bf16", torch_files.write_bf16, torch_files.inspect_pytorch, torch_files.open_pytorch, rounded=True
+        "bf16", torch_files.write_bf16, torch_files.inspect_pytorch, torch_files.open_pytorch, "torch", rounded=True
     ),
     "hf": Format(
         "hf",
         hf_folder.write_hf,
         hf_folder.inspect_hf,
         hf_folder.open_hf,
+        "transformers.models.auto.modeling_auto",
         one_document=True,
         needs=("transformers", "hub"),
     ),
@@ -98,6 +110,7 @@ FORMATS: Mapping[str, Format] = {
         gguf_file.write_gguf,
         gguf_file.inspect_gguf,
         gguf_file.open_gguf,
+        "torch",
         one_document=True,
         needs=("gguf", "gguf"),
     ),

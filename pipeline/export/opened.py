@@ -1,9 +1,10 @@
-"""Runs one exported model in a process of its own, as its users will.
+"""Runs one exported model in a process of its own, as its users will. `opening` is the other end.
 
-`python -m pipeline.export.opened FORMAT PATH THREADS` reads one request a line from standard input and answers
-each with one line of JSON on standard output; arrays travel in .npy files. It imports what its format needs and no
-more: for ONNX that is onnxruntime, without torch.
+`python -m pipeline.export.opened FORMAT THREADS` says when it is ready, then reads one request a line from standard
+input and answers each with one line of JSON on standard output; arrays travel in .npy files. It imports what its
+format needs and no more: for ONNX that is onnxruntime, without torch.
 
+    {"open": "model.onnx"}, which is the first              → {"torch": false}
     {"logits": "ids.npy", "into": "logits.npy"}             → {"shape": [B, T, V]}
     {"nats": "rows.npy"}                                    → {"nats": 3.5}
     {"greedy": [1, 17], "tokens": 32}                       → {"ids": [...]}
@@ -12,6 +13,7 @@ more: for ONNX that is onnxruntime, without torch.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -25,12 +27,15 @@ from pipeline.export.formats import FORMATS
 from pipeline.export.source import Run
 
 
-def serve(name: str, path: Path, threads: int) -> None:
+def serve(name: str, threads: int) -> None:
     """Answer requests until standard input ends, which it also does when the other side dies."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a native library prints must not end up between the answers
-    run = FORMATS[name].open(path, threads)
-    print(json.dumps({"ready": True, "torch": "torch" in sys.modules}), file=answers, flush=True)
+    form = FORMATS[name]
+    importlib.import_module(form.imports)  # before there is a file, so that others can be checked meanwhile
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    run = form.open(Path(json.loads(sys.stdin.readline())["open"]), threads)
+    print(json.dumps({"torch": "torch" in sys.modules}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(run, json.loads(line))), file=answers, flush=True)
 
@@ -67,4 +72,4 @@ def seconds(run: Run, ids: Any) -> float:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 
 from pipeline.data.encoded import EncodedSplit, beside_model, read_encoded, read_metadata
 from pipeline.errors import ExportError
-from pipeline.export.compare import Runner, heldout_rows
+from pipeline.export.compare import continuation, heldout_rows, random_inputs
 from pipeline.export.formats import FORMATS
+from pipeline.export.opening import Process, Runner
 from pipeline.export.source import Inputs
 from pipeline.files import sha256_file, verify_manifest
 from pipeline.models.transformer import Transformer
@@ -26,6 +27,7 @@ Status = Literal["passed", "warning", "failed"]
 
 BUNDLE = "bundle"  # its folder inside an export
 SPLIT = "validation"  # what an export is compared on, beside made-up inputs
+_PROMPT_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Subject:
         self.data_folder = data_folder
         self.threads = torch.get_num_threads()
         self._stack = ExitStack()
+        self._waiting: dict[Path, Process] = {}  # started ahead: what each will open
         self._runners: dict[Path, Runner | ExportError] = {}
         self._nats: dict[bool, tuple[Inputs, float]] = {}  # whether of one document → rows and nats
 
@@ -128,6 +131,15 @@ class Subject:
             self._nats[one_document] = rows, self.source_runner().nats(rows)
         return self._nats[one_document]
 
+    @cached_property
+    def continued(self) -> tuple[list[int], list[int]]:
+        """A short prompt, and what the source model writes after it."""
+        model = self.model
+        assert isinstance(model, Transformer)
+        ids = random_inputs(model, 1, min(_PROMPT_TOKENS, model.max_seq_len - 1), one_document=True)[0].tolist()
+        prompt = [self.description["bos_id"], *ids[1:]]
+        return prompt, continuation(model, prompt, self.settings["generated_tokens"])
+
     def path(self, name: str) -> Path:
         """What a format wrote."""
         return self.folder / FORMATS[name].file
@@ -144,10 +156,31 @@ class Subject:
         """The source model, open in a fresh process, so that latencies are compared on equal terms."""
         return self._open("pytorch", self.model_folder)
 
+    def start(self, name: str) -> None:
+        """Start the process of a format before it is needed: its imports take seconds."""
+        self._start(name, self.path(name))
+
+    def start_source(self) -> None:
+        """Start the process of the source model before it is needed."""
+        self._start("pytorch", self.model_folder)
+
+    def settle(self) -> None:
+        """Return when no process is busy with imports: what is timed must have the processors for itself."""
+        for process in self._waiting.values():
+            with suppress(ExportError):  # the checks of its own format will say so
+                process.wait()
+
+    def _start(self, name: str, path: Path) -> None:
+        process = Process(name, threads=self.threads)
+        self._stack.callback(process.close)
+        self._waiting[path] = process
+
     def _open(self, name: str, path: Path) -> Runner:
         if path not in self._runners:
+            if path not in self._waiting:
+                self._start(name, path)
             try:
-                self._runners[path] = self._stack.enter_context(Runner(name, path, threads=self.threads))
+                self._runners[path] = self._waiting.pop(path).open(path)
             except ExportError as error:
                 self._runners[path] = error
         found = self._runners[path]
@@ -157,7 +190,7 @@ class Subject:
 
     def close(self, name: str) -> None:
         """End the process of a format, whose checks are done."""
-        found = self._runners.get(self.path(name))
-        if isinstance(found, Runner):
+        path = self.path(name)
+        found = self._waiting.pop(path, None) or self._runners.pop(path, None)
+        if isinstance(found, Process | Runner):
             found.close()
-            del self._runners[self.path(name)]

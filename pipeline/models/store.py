@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import ArtifactError
 from pipeline.files import read_artefact, verify_manifest, write_artefact
@@ -18,6 +21,7 @@ from pipeline.models.transformer import Transformer
 MODEL_FORMAT = 1
 BEST, FINAL, DESCRIPTION = "model.safetensors", "final.safetensors", "model.json"
 _REBUILD = "foundry run --from train --force"
+_DRAWS = frozenset({nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_})
 
 
 def save_model(
@@ -91,15 +95,34 @@ def read_language_model(folder: Path) -> tuple[Transformer, dict[str, Any]]:
 def read_model(folder: Path, weights: str = BEST) -> tuple[Model, dict[str, Any]]:
     """Open a model folder whose manifest has already been checked. See `load_model`."""
     description = read_artefact(folder / DESCRIPTION, "model")
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+    with _Unset():
         model = build_model(description["model"])
     state = {name: tensor.float() for name, tensor in load_file(folder / weights).items()}  # some are stored in 16 bits
-    fill(model, state, where=folder / weights)
+    _fill(model, state, where=folder / weights)
     return model.eval(), description
 
 
-def fill(model: Model, state: dict[str, torch.Tensor], *, where: Path) -> None:
-    """Give a model built on the meta device its weights, and recompute the tables that are not stored.
+class _Unset(TorchFunctionMode):
+    """Draws no numbers for weights that are about to be replaced, so that their memory is never touched.
+
+    The meta device would do the same, but computes the tables of positions with PyTorch's compiler: its import takes
+    a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return the tensor where `func` would draw its values."""
+        given = kwargs or {}
+        return given["tensor"] if func in _DRAWS else func(*args, **given)
+
+
+def _fill(model: Model, state: dict[str, torch.Tensor], *, where: Path) -> None:
+    """Give a new model its weights.
 
     Raises:
         ArtifactError: names or shapes of the weights are not those of the model.
@@ -109,4 +132,3 @@ def fill(model: Model, state: dict[str, torch.Tensor], *, where: Path) -> None:
     except RuntimeError as error:
         hint = f"build it again with: {_REBUILD}"
         raise ArtifactError(f"the weights do not fit the model: {error}", where=str(where), hint=hint) from error
-    model.build_tables(torch.device("cpu"))

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.export.compare import Runner, difference, random_inputs
+from pipeline.export.compare import difference, random_inputs
 from pipeline.export.formats import FORMATS
+from pipeline.export.opening import Process
 from pipeline.export.source import REBUILD
 from pipeline.files import MANIFEST, manifest_hash, read_artefact
 from pipeline.models.cnn import Cnn
@@ -101,7 +102,7 @@ def _compared(
         return {"status": "fail", **row, "message": f"{path.name} is missing"}
     inputs = random_inputs(model, samples, length, one_document=FORMATS[name].one_document)
     try:
-        with Runner(name, path, threads=torch.get_num_threads()) as runner:
+        with Process(name, threads=torch.get_num_threads()).open(path) as runner:
             apart = difference(model, runner, inputs, relative_epsilon=epsilon)
             seconds = runner.seconds(random_inputs(model, 1, length), warm_ups=timed[0], runs=timed[1])
     except ExportError as error:

@@ -158,7 +158,8 @@ def latency(settings: dict[str, Any], clock: Clock) -> None:
     """Time to the next token: a pass over T tokens in PyTorch and ONNX Runtime, and one step with PyTorch's cache."""
     import torch
 
-    from pipeline.export.compare import Runner, random_inputs
+    from pipeline.export.compare import random_inputs
+    from pipeline.export.opening import Process
     from pipeline.models.generate import generate
     from pipeline.models.store import load_model
 
@@ -170,8 +171,8 @@ def latency(settings: dict[str, Any], clock: Clock) -> None:
         longest = model.max_seq_len
         times: dict[str, dict[int, list[float]]] = {name: {} for name in ("pytorch", "onnx", "cached")}
         with (
-            Runner("pytorch", folder, threads=threads) as pytorch,
-            Runner("onnx", onnx, threads=threads) as onnxruntime,
+            Process("pytorch", threads=threads).open(folder) as pytorch,
+            Process("onnx", threads=threads).open(onnx) as onnxruntime,
         ):
             for length in (longest // 4, longest):
                 ids = random_inputs(model, 1, length)

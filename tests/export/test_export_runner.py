@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.export.compare import Difference, Greedy, Runner, compare_greedy, random_inputs, worst
+from pipeline.export.compare import Difference, Greedy, compare_greedy, continuation, random_inputs, worst
 from pipeline.export.formats import FORMATS
+from pipeline.export.opening import Process
 from pipeline.models.store import load_model
 
 pytestmark = pytest.mark.integration
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def onnx_runner(export_folder):
-    with Runner("onnx", export_folder / "model.onnx", threads=1) as runner:
+    with Process("onnx", threads=1).open(export_folder / "model.onnx") as runner:
         yield runner
 
 
@@ -37,7 +40,7 @@ def test_logits_come_back_from_the_other_process_unchanged(onnx_runner, export_f
 def test_greedy_tokens_are_those_of_the_model_with_its_cache(onnx_runner, model_folder):
     model, _ = load_model(model_folder)
 
-    found = compare_greedy(model, onnx_runner, [1, 5, 9], 100)
+    found = compare_greedy(model, onnx_runner, [1, 5, 9], continuation(model, [1, 5, 9], 100))
 
     assert found.ours == found.theirs
     assert len(found.ours) == model.max_seq_len - 3  # as many as fit
@@ -57,13 +60,13 @@ def test_a_file_that_does_not_open_is_reported_with_the_reason(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"To be, or not to be")
 
     with pytest.raises(ExportError, match=r"fresh process: .*Protobuf parsing failed") as caught:
-        Runner("onnx", tmp_path / "model.onnx", threads=1)
+        Process("onnx", threads=1).open(tmp_path / "model.onnx")
 
     assert caught.value.where == str(tmp_path / "model.onnx")
 
 
 def test_a_request_that_the_runtime_refuses_is_reported_and_the_process_is_gone(export_folder):
-    with Runner("onnx", export_folder / "model.onnx", threads=1) as runner:
+    with Process("onnx", threads=1).open(export_folder / "model.onnx") as runner:
         too_long = np.zeros((1, 25), dtype=np.int64)
 
         with pytest.raises(ExportError, match="does not run in a fresh process"):
@@ -72,14 +75,31 @@ def test_a_request_that_the_runtime_refuses_is_reported_and_the_process_is_gone(
             runner.greedy([1], 1)
 
 
+def test_a_process_imports_before_it_is_given_a_file_and_holds_no_weights_yet(model_folder):
+    process = Process("pytorch", threads=1)
+    process.wait()
+    at_rest = _resident(process._process.pid)
+
+    with process.open(model_folder) as runner:
+        assert runner.uses_torch
+        assert _resident(process._process.pid) > at_rest
+    assert at_rest > 100_000_000  # PyTorch is there
+
+
+def _resident(pid):
+    """Bytes of memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_nothing_is_left_of_a_closed_runner(export_folder):
-    runner = Runner("onnx", export_folder / "model.onnx", threads=1)
-    scratch, process = runner._folder, runner._process
+    process = Process("onnx", threads=1)
+    runner = process.open(export_folder / "model.onnx")
+    scratch, child = process.folder, process._process
 
     runner.close()
 
     assert not scratch.exists()
-    assert process.poll() is not None
+    assert child.poll() is not None
 
 
 def test_a_difference_that_is_not_a_number_is_the_worst_and_not_within_any_limit():
@@ -102,7 +122,7 @@ def test_equal_counts_the_tokens_before_the_first_that_differs():
 def test_where_greedy_tokens_part_the_gap_is_that_of_the_model(onnx_runner, make_model):
     other = make_model(num_kv_heads=4)  # not the model that was exported
 
-    found = compare_greedy(other, onnx_runner, [1, 5], 8)
+    found = compare_greedy(other, onnx_runner, [1, 5], continuation(other, [1, 5], 8))
 
     at = found.equal
     with torch.inference_mode():

@@ -296,6 +296,31 @@ def test_a_report_is_saved_as_its_schema_says_and_as_a_page(tmp_path):
     assert (tmp_path / "health_report.md").read_text() == markdown(report.to_dict())
 
 
+def test_what_is_timed_waits_for_processes_that_were_started_ahead(make_model, model_folder):
+    with _subject(make_model(), model_folder) as subject:
+        subject.start_source()
+        assert not subject._waiting[model_folder]._imported
+
+        subject.settle()
+
+        assert subject._waiting[model_folder]._imported
+
+
+def test_a_process_started_ahead_that_dies_fails_the_checks_of_its_own_format_only(export_folder, model_folder):
+    model, description = load_model(model_folder)
+    with _subject(model, model_folder, folder=export_folder, formats=["onnx", "pytorch"]) as subject:
+        subject.description = description
+        found = {}
+        for check in checks_for(subject):
+            ahead = subject._waiting.get(subject.path("pytorch"))
+            if ahead is not None:
+                ahead._process.kill()
+            found[check.name] = run_check(check, subject).status
+
+    assert found["onnx_performance"] == found["onnx_numerical_consistency"] == "passed"
+    assert found["pytorch_performance"] == found["pytorch_numerical_consistency"] == "failed"
+
+
 def test_a_check_that_raises_for_the_user_is_a_failed_check(make_model, model_folder):
     def refuse(_subject):
         raise ArtifactError("gone", where="x.onnx", hint="make it again")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,18 @@ def test_a_loaded_model_computes_bit_for_bit_what_the_saved_one_did(folder: Path
     assert not model.training
     assert description["model"]["d_model"] == 16
     assert torch.equal(model(torch.arange(10)[None]), torch.load(folder.parent / "logits.pt", weights_only=True))
+
+
+def test_loading_draws_no_random_numbers_and_does_not_import_the_compiler(folder: Path) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path; from pipeline.models.store import load_model;"
+        "before = torch.get_rng_state(); load_model(Path(sys.argv[1]));"
+        "print(torch.equal(torch.get_rng_state(), before), 'torch._dynamo' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_a_flipped_byte_in_any_file_is_refused_by_name(folder: Path) -> None:
