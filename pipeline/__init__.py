@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.bundles.pack import create_repro_bundle
     from pipeline.export.bundle import create_export_bundle
     from pipeline.export.health import ExportHealthChecker
     from pipeline.export.making import export_model
@@ -34,6 +35,7 @@ __all__ = [
     "VisionClassificationAdapter",
     "compare_configs",
     "create_export_bundle",
+    "create_repro_bundle",
     "export_model",
     "load_spec",
     "print_config_diff",
@@ -55,6 +57,7 @@ _HOMES = {  # name → module, and its name there
     "VisionClassificationAdapter": ("pipeline.tasks.vision_classification", "VisionClassification"),
     "compare_configs": ("pipeline.spec.flat", "compare_configs"),
     "create_export_bundle": ("pipeline.export.bundle", "create_export_bundle"),
+    "create_repro_bundle": ("pipeline.bundles.pack", "create_repro_bundle"),
     "export_model": ("pipeline.export.making", "export_model"),
     "load_spec": ("pipeline.spec.load", "load_spec"),
     "print_config_diff": ("pipeline.spec.flat", "print_config_diff"),

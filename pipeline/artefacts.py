@@ -92,6 +92,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "run_record": Artefact(("records/*.json",), "foundry run"),
     "resume_certificate": Artefact(("resume_certificate.json",), "foundry prove-resume"),
     "lock": Artefact(("*.lock.json",), "foundry lock -o"),
+    "repro_bundle": Artefact(("bundle.json",), "foundry bundle pack"),
 }
 
 

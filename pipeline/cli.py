@@ -37,6 +37,7 @@ COMMANDS = {
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",
     "models": "Register models, and say which one is in use.",
+    "bundle": "Pack a run into one file, check one, repeat one.",
     "checkpoints": "Plan, list, verify and prune the checkpoints of training runs.",
     "prove-resume": "Kill a training run again and again and compare how it ends.",
 }

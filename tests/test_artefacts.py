@@ -71,6 +71,7 @@ OPEN = {
 # Kinds that a command of its own writes, whose tests hold it to the schema.
 ELSEWHERE = {
     "lock": "foundry lock",
+    "repro_bundle": "foundry bundle pack",
     "resume_certificate": "foundry prove-resume",
     "tiers_report": "foundry tiers",
     **dict.fromkeys(("pictures", "picture_report", "picture_tokenizer_report"), "stages at work on pictures"),

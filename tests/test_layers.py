@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory"}
-ROOMS = {"spec", "records", "intake", "data", "models", "tasks", "training", "evaluation", "export", "tiers"}
+ROOMS = {"spec", "records", "intake", "data", "models", "tasks", "training", "evaluation", "export", "tiers", "bundles"}
 DOORS = {"cli", "__main__", "commands", "stages", "web", "bench"}
 MAY_IMPORT = {
     **{module: set() for module in FLOOR},
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "evaluation": {"spec", "data", "models", "tasks"},
     "export": {"spec", "data", "models"},
     "tiers": {"spec", "data", "models", "tasks", "training", "evaluation", "export"},
+    "bundles": {"spec", "records", "data"},
     "stages": ROOMS,
     "web": ROOMS,
     "bench": ROOMS,
