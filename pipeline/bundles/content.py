@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -139,12 +140,12 @@ class Bundle:
         except FileExistsError as error:
             raise BundleError("a file of the bundle would replace one that is there", where=str(target)) from error
         digest = hashlib.sha256()
-        with os.fdopen(descriptor, "wb") as file:
+        with _removed_on_failure(target), os.fdopen(descriptor, "wb") as file:
             for chunk in self._archive.chunks(name):
                 digest.update(chunk)
                 file.write(chunk)
-        if digest.hexdigest() != self.index["files"][name]["sha256"]:
-            raise BundleError("the bundle changed while it was read", where=f"{self.path}: {name}")
+            if digest.hexdigest() != self.index["files"][name]["sha256"]:
+                raise self._refused(f"{name!a} changed since it was checked")
 
     def _read_index(self) -> dict[str, Any]:
         first = next(iter(self._archive.entries), "")
@@ -209,3 +210,12 @@ class Bundle:
     def _refused(self, reason: str) -> BundleError:
         hint = "get the bundle again from where it was packed"
         return BundleError(f"the bundle was changed or damaged: {reason}", where=str(self.path), hint=hint)
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink()
+        raise
