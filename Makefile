@@ -3,7 +3,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-REV ?= HEAD
+REVS ?= $(REV)
 
 # The first Python that is new enough and can make an environment. A name in PATH is not enough: it may be a launcher
 # for a version that is not there, or a Debian Python without its venv package.
@@ -28,8 +28,8 @@ test-slow: $(READY) ## Run the tests that take minutes or need extras
 check: $(READY) ## Check style, types, layers, schemas and the spec
 	ruff check . && ruff format --check . && mypy && pytest -q tests/test_layers.py tests/test_schemas.py && foundry check
 
-compare: $(READY) ## Compare spec and results with a git revision (REV=HEAD)
-	foundry compare $(REV)
+compare: $(READY) ## Compare settings and results of commits, runs, this folder (REVS="main now")
+	foundry compare $(REVS)
 
 plots: $(READY) ## Draw the curves of the last run into artifacts/plots/index.html
 	foundry plots

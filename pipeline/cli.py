@@ -32,7 +32,7 @@ COMMANDS = {
     "classify": "Say which class or labels a text or a picture has.",
     "tiers": "Examine a trained model, tier by tier.",
     "health": "Check an export again.",
-    "compare": "Compare spec and results with a git revision.",
+    "compare": "Compare settings and results: commits, experiments, runs, this folder.",
     "runs": "List, show and compare the runs that are recorded.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",

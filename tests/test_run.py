@@ -430,6 +430,8 @@ def test_a_killed_run_is_found_and_marked(project):
     project.set({"training.max_steps": 100_000, "training.epochs": 100_000})
     process = project.start("run")
     project.wait_until_training()
+    while not any(path.read_text() for path in (project.folder / ".work").glob("runs/*/record.jsonl")):
+        time.sleep(0.05)
     during = json.loads(project.run("runs", "list", "--json", "--limit", "1")[1])
     process.kill()
     process.communicate()
@@ -439,6 +441,8 @@ def test_a_killed_run_is_found_and_marked(project):
     assert [run["status"] for run in during] == ["running"]
     assert [run["status"] for run in json.loads(out)] == ["killed"]
     assert "its process is gone" in err
+    losses = [row for row in json.loads(project.run("runs", "show", "--json")[1])["metrics"] if row["step"] == 1]
+    assert "train/loss" in {row["metric_name"] for row in losses}
 
 
 def test_a_run_that_cannot_be_recorded_succeeds_says_so_and_is_taken_in_later(project):

@@ -1,23 +1,22 @@
-"""The curves of several recorded runs in one picture, and a page that holds them beside what differs."""
+"""The curves of several states in one picture, and a page that holds them beside what differs."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.commands.compare_states import State
 from pipeline.commands.run_comparison import Comparison, tables
-from pipeline.commands.run_tables import short
 from pipeline.errors import FoundryError
 from pipeline.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Record = Mapping[str, Any]
-
+_USUAL = ("train/loss", "val/loss")
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -35,31 +34,33 @@ _PAGE = """\
 """
 
 
-def draw_runs(records: Sequence[Record], names: Sequence[str], target: Path) -> None:
-    """Draw metrics of runs over the steps, a panel for each metric.
+def draw_states(states: Sequence[State], names: Sequence[str], target: Path) -> None:
+    """Draw metrics over the steps, a panel for each metric.
 
     Args:
-        records: as `ExperimentDB.get_record` returns them.
-        names: the metrics.
+        states: as they are compared.
+        names: the metrics; none: those that are usual.
         target: the ending names the format: .svg, .png or .pdf.
 
     Raises:
-        FoundryError: no run has such a metric by step, matplotlib is not installed, or it does not know the ending.
+        FoundryError: no state has such a metric by step, matplotlib is not installed, or it does not know the ending.
     """
-    write_atomic(target, _image(records, names, target.suffix.removeprefix("."), str(target)))
+    write_atomic(target, _image(states, names or _USUAL, target.suffix.removeprefix("."), str(target)))
 
 
-def page(records: Sequence[Record], comparison: Comparison, names: Sequence[str]) -> str:
-    """A web page with a comparison and the curves; it needs nothing else.
+def page(states: Sequence[State], comparison: Comparison, names: Sequence[str]) -> str:
+    """A web page with a comparison and the curves; it needs nothing else. Without any history it has no picture.
 
     Raises:
-        FoundryError: as for `draw_runs`.
+        FoundryError: as for `draw_states`, for metrics that are named.
     """
-    svg = _image(records, names, "svg", "the page").decode()
-    runs = [[short(record["run_id"]), record["run_name"], record["created_at"], record["status"]] for record in records]
-    shown = [_table(["run", "name", "began", "status"], runs), *(_table(*table) for table in tables(comparison))]
-    title = " · ".join(escape(short(record["run_id"])) for record in records)
-    return _PAGE.format(title=title, body="\n".join([*shown, svg[svg.index("<svg") :]]))
+    parts = [_table(["compared", "what"], [[state.heading, state.about] for state in states])]
+    parts += [_table(*table) for table in tables(comparison)]
+    if names or any(_points(state, name) for state in states for name in _USUAL):
+        svg = _image(states, names or _USUAL, "svg", "the page").decode()
+        parts.append(svg[svg.index("<svg") :])
+    title = " · ".join(escape(state.heading) for state in states)
+    return _PAGE.format(title=title, body="\n".join(parts))
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -68,8 +69,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(["<table>", f"<tr>{head}</tr>", *(f"<tr>{line}</tr>" for line in lines), "</table>"])
 
 
-def _image(records: Sequence[Record], names: Sequence[str], form: str, where: str) -> bytes:
-    figure = _figure(records, names)
+def _image(states: Sequence[State], names: Sequence[str], form: str, where: str) -> bytes:
+    figure = _figure(states, names)
     image = io.BytesIO()
     try:
         figure.savefig(image, format=form, metadata={"Date": None} if form == "svg" else None)
@@ -79,27 +80,31 @@ def _image(records: Sequence[Record], names: Sequence[str], form: str, where: st
     return image.getvalue()
 
 
-def _figure(records: Sequence[Record], names: Sequence[str]) -> Figure:
+def _figure(states: Sequence[State], names: Sequence[str]) -> Figure:
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
         raise FoundryError("drawing needs matplotlib", hint="pip install 'model-foundry[plots]'") from error
 
-    mpl.rcParams["svg.hashsalt"] = "model-foundry"  # the same runs give the same bytes
+    mpl.rcParams["svg.hashsalt"] = "model-foundry"  # the same states give the same bytes
     figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")  # inches
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for record in records:
-            points = [
-                (row["step"], row["value"])
-                for row in record["metrics"]
-                if row["metric_name"] == name and row["step"] is not None and row["value"] is not None
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=f"{short(record['run_id'])} {record['run_name']}")
+        for state in states:
+            if points := _points(state, name):
+                axes.plot(*zip(*points, strict=True), label=f"{state.heading}: {state.about}")
         if not axes.lines:
-            hint = "`foundry runs show RUN` lists the metrics of a run"
-            raise FoundryError(f"none of the runs has the metric {name} by step", hint=hint)
+            hint = "docs/records.md says which metrics there are"
+            raise FoundryError(f"none of them has the metric {name} by step", hint=hint)
         axes.set(title=name, xlabel="optimizer step")
         axes.legend(fontsize="x-small")
     return figure
+
+
+def _points(state: State, name: str) -> list[tuple[int, float]]:
+    """Step and value, wherever the metric has both."""
+    return [
+        (row["step"], row["value"])
+        for row in state.metrics
+        if row["metric_name"] == name and row["step"] is not None and row["value"] is not None
+    ]

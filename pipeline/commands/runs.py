@@ -116,7 +116,7 @@ def show_command(path: Path, run: str, as_json: bool) -> None:
 
 @command.command("compare", short_help="Compare two or more runs.")
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--all", "everything", is_flag=True, help="Every metric, also those that are equal or only describe.")
+@click.option("--all", "everything", is_flag=True, help="Show every figure that differs.")
 @click.option("--note", help="Keep in the database that the others were compared with the first, and why.")
 @click.option("--image", type=click.Path(path_type=Path), help="Draw the curves into this .svg, .png or .pdf.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write tables and curves into this page.")
@@ -141,8 +141,9 @@ def compare_command(
 
     The page of --html holds all that it needs: it opens without a network.
     """
+    from pipeline.commands.compare_states import state_of_record
     from pipeline.commands.run_comparison import compared, comparison_csv, comparison_text
-    from pipeline.commands.run_curves import draw_runs, page
+    from pipeline.commands.run_curves import draw_states, page
     from pipeline.files import write_atomic
 
     if len(runs) < 2:
@@ -151,18 +152,17 @@ def compare_command(
         ids = list(dict.fromkeys(database.resolve(run) for run in runs))
         if len(ids) < 2:
             raise click.UsageError("these are names of the same run")
-        records = [database.get_record(run_id) for run_id in ids]
+        states = [state_of_record(database.get_record(run_id)) for run_id in ids]
         if note is not None:
             for run_id in ids[1:]:
                 database.create_comparison(ids[0], run_id, note)
         development = database.compare_runs(ids)
-    comparison = compared(records, everything=everything)
-    names = curves or ("train/loss", "val/loss")
+    comparison = compared(states, everything=everything)
     if image is not None:
-        draw_runs(records, names, image)
+        draw_states(states, curves, image)
         console.say(f"drawn: {image}")
     if html is not None:
-        write_atomic(html, page(records, comparison, names))
+        write_atomic(html, page(states, comparison, curves))
         console.say(f"written: {html}")
     if as_json:
         click.echo(json.dumps({**comparison.to_dict(), "development": development}, indent=2, ensure_ascii=False))

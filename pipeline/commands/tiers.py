@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from pipeline.errors import ExitCode, ValidationError
 from pipeline.paths import OUTPUT_OF, REPORTS
 
 if TYPE_CHECKING:
+    from pipeline.records.recording import Ending
     from pipeline.tiers.report import TiersReport
 
 FOLDER = REPORTS / "tiers"
@@ -74,16 +77,20 @@ def command(
 
     if spec is not None and config is not None:
         raise click.UsageError("SPEC and --config are the same: give one")
-    found = run_tiers(
-        folder,
-        _settings(spec or config, folder),
-        tiers=tiers,
-        data=data or _beside(folder, OUTPUT_OF["tokenizer"]),
-        exports=exports or _export_of(folder),
-        tell=lambda result: console.say(f"{result.check.name}: {result.outcome.status} ({result.seconds:.1f} s)"),
-    )
-    report = found.to_dict()
-    write_artefact(FOLDER / "report.json", "tiers_report", report)
+    settings = _settings(spec or config, folder)
+    with _recorded(folder) as ending:
+        found = run_tiers(
+            folder,
+            settings,
+            tiers=tiers,
+            data=data or _beside(folder, OUTPUT_OF["tokenizer"]),
+            exports=exports or _export_of(folder),
+            tell=lambda result: console.say(f"{result.check.name}: {result.outcome.status} ({result.seconds:.1f} s)"),
+        )
+        report = found.to_dict()
+        write_artefact(FOLDER / "report.json", "tiers_report", report)
+        ending.code = _exit_code(found, strict=strict)
+        ending.message = f"the worst check ended as: {found.status}" if ending.code else ""
     pictures = []
     if any(result.outcome.figures for result in found.results):
         if can_draw():
@@ -92,7 +99,20 @@ def command(
             console.warn("no pictures are drawn without matplotlib: pip install 'model-foundry[plots]'")
     write_atomic(FOLDER / "report.md", markdown(report, pictures))
     click.echo(json_text(report) if as_json else table(report), nl=False)
-    context.exit(_exit_code(found, strict=strict))
+    context.exit(ending.code)
+
+
+def _recorded(folder: Path) -> AbstractContextManager[Ending]:
+    """Keep a record of the block, under the spec that the model was made by; of what is no model, none."""
+    from pipeline.records.recording import Ending, recorded
+    from pipeline.records.reports import TIERS_REPORT
+
+    spec = folder / "spec.json"
+    if not spec.is_file():
+        return nullcontext(Ending())
+    return recorded(
+        uuid.uuid4().hex, lambda _: [], origin="foundry tiers", spec=spec, reports=[TIERS_REPORT], only_its_own=True
+    )
 
 
 def _exit_code(found: TiersReport, *, strict: bool) -> ExitCode:

@@ -65,6 +65,10 @@ class UnknownRunError(FoundryError, ValueError):
     """There is no run of that identity."""
 
 
+class AmbiguousRunError(UnknownRunError):
+    """More than one run begins so."""
+
+
 def default_database() -> Path:
     """Where runs are recorded unless another file is named."""
     return work_dir() / "experiments.db"
@@ -410,7 +414,8 @@ class ExperimentDB(Closing):
         """The identity that begins with `name`; `latest` is the newest run.
 
         Raises:
-            UnknownRunError: no run or more than one begins so.
+            UnknownRunError: no run begins so.
+            AmbiguousRunError: more than one does.
         """
         if name == "latest":
             newest = self._store.rows("SELECT run_id FROM runs ORDER BY created_at DESC, rowid DESC LIMIT 1")
@@ -422,7 +427,7 @@ class ExperimentDB(Closing):
         if not found:
             raise self._unknown(name)
         if len(found) > 1 and found[0] != name:
-            raise UnknownRunError(f"{len(found)} runs begin with {name}", hint=f"say more: {', '.join(found[:5])}")
+            raise AmbiguousRunError(f"{len(found)} runs begin with {name}", hint=f"say more: {', '.join(found[:5])}")
         return str(found[0])
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:

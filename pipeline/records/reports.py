@@ -11,11 +11,15 @@ from pipeline.paths import REPORTS
 
 # Report → kind of artefact
 KINDS = {
+    "corpus.json": "corpus_report",
+    "tokenizer.json": "tokenizer_report",
     "training_metrics.json": "training_metrics",
     "history.csv": "history",
     "validation.json": "validation_report",
     "health_report.json": "health_report",
 }
+TIERS_REPORT = "tiers/report.json"  # which a run does not write
+_KIND_OF = {**KINDS, TIERS_REPORT: "tiers_report"}
 # Column of history.csv → name of the metric, split. The names are those that trackers get.
 _OF_STEP = {
     "loss": ("train/loss", "train"),
@@ -66,7 +70,7 @@ def parse_reports(texts: Mapping[str, str], where: str) -> dict[str, Any]:
     Raises:
         ArtifactError: one is damaged or of a newer version.
     """
-    return {name: parse_artefact(text, KINDS[name], f"{where}{name}") for name, text in texts.items()}
+    return {name: parse_artefact(text, _KIND_OF[name], f"{where}{name}") for name, text in texts.items()}
 
 
 def metrics_of(reports: Mapping[str, Any]) -> list[Row]:
@@ -88,6 +92,14 @@ def rows_of_steps(history: list[Row]) -> list[Row]:
     ]
 
 
+def _of_corpus(report: Row) -> Iterator[Row]:
+    yield from _leaves(report, "corpus/")
+
+
+def _of_tokenizer(report: Row) -> Iterator[Row]:
+    yield from _leaves(report, "tokenizer/")
+
+
 def _of_training(metrics: Row) -> Iterator[Row]:
     for line in metrics["epoch_history"]:
         for key, (name, split) in _OF_EPOCH.items():
@@ -107,6 +119,19 @@ def _of_health(report: Row) -> Iterator[Row]:
         yield from _numbers(figures, f"export/{name}/")
 
 
+def _of_tiers(report: Row) -> Iterator[Row]:
+    yield from _numbers(report["summary"], "tiers/")
+
+
+def _leaves(figures: Mapping[str, Any], prefix: str) -> Iterator[Row]:
+    """The numbers in nested mappings, by dotted names."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif name != "format_version":
+            yield from _numbers({name: value}, prefix)
+
+
 def _numbers(figures: Mapping[str, Any], prefix: str, split: str | None = None) -> Iterator[Row]:
     for name, value in figures.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -120,8 +145,11 @@ def _row(
 
 
 _ROWS_OF: Mapping[str, Callable[[Any], Iterable[Row]]] = {
+    "corpus.json": _of_corpus,
+    "tokenizer.json": _of_tokenizer,
     "history.csv": rows_of_steps,
     "training_metrics.json": _of_training,
     "validation.json": _of_validation,
     "health_report.json": _of_health,
+    TIERS_REPORT: _of_tiers,
 }

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import console
+from pipeline.errors import ArtifactError
 from pipeline.files import read_artefact, write_artefact
 
 from .experiments import ExperimentDB
@@ -82,16 +84,18 @@ def mark_killed(database: ExperimentDB) -> list[str]:
     """Find the runs whose process is gone, say so, and take in how far they came; returns their identities.
 
     Runs that a script has logged have no process that could be looked for, and stay as they are.
-
-    Raises:
-        ArtifactError: what a killed training left is damaged; the run is marked.
     """
     running = database.rows("SELECT run_id FROM runs JOIN executions USING (run_id) WHERE status = 'running'")
     folder = folder_of(database.path)
     gone = [row["run_id"] for row in running if not goes_on(folder, row["run_id"])]
     marked = [run_id for run_id in gone if database.mark_killed(run_id, _GONE)]
     for run_id in marked:
-        record = {**database.get_record(run_id), "metrics": rows_of_steps(history_of(database.path, run_id))}
+        try:
+            steps = rows_of_steps(history_of(database.path, run_id))
+        except ArtifactError as error:
+            console.warn(f"how far the killed run {run_id[:8]} came is not known: {error}")
+            continue
+        record = {**database.get_record(run_id), "metrics": steps}
         database.register_run(record)
         write_record(folder, record)
     return marked

@@ -141,7 +141,7 @@ def test_curves_are_drawn_and_a_page_needs_no_network(recorded):
     ("arguments", "message"),
     [
         (["--image", "curves.xyz"], "xyz"),
-        (["--image", "curves.png", "--curve", "nothing"], "none of the runs has the metric nothing"),
+        (["--image", "curves.png", "--curve", "nothing"], "none of them has the metric nothing"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_and_leaves_no_file(recorded, arguments, message):

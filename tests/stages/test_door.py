@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import ranks
 from pipeline.errors import ArtifactError, CorpusError, ExitCode, FoundryError
 from pipeline.paths import STAGES, status_file
+from pipeline.records.experiments import ExperimentDB
 from pipeline.stages import door
 
 pytestmark = pytest.mark.integration
@@ -211,3 +213,73 @@ def test_a_wrong_command_line_ends_with_1_and_not_with_the_code_of_the_corpus(na
 
     assert done.returncode == 1
     assert "--bad" in done.stderr
+
+
+# Records
+
+
+def records() -> list[dict]:
+    with ExperimentDB() as database:
+        return [database.get_record(run["run_id"]) for run in database.list_runs()]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "outcome"),
+    [
+        (None, "completed", 0, "built"),
+        (ArtifactError("it is damaged"), "failed", 4, "failed"),
+        (KeyboardInterrupt(), "interrupted", 130, "failed"),
+        (ZeroDivisionError("a defect"), "failed", 4, "failed"),
+    ],
+)
+def test_a_stage_that_is_started_by_itself_is_recorded_with_its_own_code(spec, error, status, code, outcome):
+    if error is None:
+        with door.stage("train", spec):
+            pass
+    else:
+        ended("train", spec, error)
+
+    (run,) = records()
+    assert (run["origin"], run["status"], run["exit_code"]) == ("stage", status, code)
+    assert [(row["stage"], row["outcome"], row["exit_code"]) for row in run["stages"]] == [("train", outcome, code)]
+    assert run["config"]["name"] == "shakespeare-tiny"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"FOUNDRY_RUN": "a run"},
+        {**dict.fromkeys(ranks._FROM_TORCHRUN, "1"), "RANK": "1"},
+        {**dict.fromkeys(ranks._FROM_TORCHRUN, "1"), "RANK": "0", **ranks.marked_as_ours()},
+    ],
+)
+def test_a_stage_that_belongs_to_another_record_has_none_of_its_own(spec, monkeypatch, variables):
+    monkeypatch.setattr(door.console, "mute", lambda: None)  # it is for good, and this process is pytest
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with door.stage("train", spec):
+        pass
+
+    assert not Path(".work/experiments.db").exists()
+
+
+def test_the_run_folder_says_whose_training_it_holds_and_no_one_else_is_told(spec, monkeypatch):
+    with door.stage("train", spec):
+        own = os.environ["FOUNDRY_RECORD"]
+    monkeypatch.setenv("FOUNDRY_RUN", "a run")
+    with door.stage("train", spec):
+        above = os.environ["FOUNDRY_RECORD"]
+
+    assert (own, above) == (records()[0]["run_id"], "a run")
+    assert "FOUNDRY_RECORD" not in os.environ
+
+
+def test_a_wrong_spec_leaves_no_record(spec, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("schema_version: 1\n")
+
+    with pytest.raises(SystemExit), door.stage("corpus", wrong):
+        pass
+
+    assert not Path(".work/records").exists()

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.files import read_artefact, write_manifest
+from pipeline.records.experiments import ExperimentDB
 from pipeline.spec import load_spec
 from pipeline.spec.lock import lock_of
 
@@ -103,6 +104,14 @@ def test_a_warning_ends_with_0_and_with_5_where_it_counts(project, tiers):
     calm, strict = tiers("mine.yaml"), tiers("--config", "mine.yaml", "--tier", "1", "--strict")
 
     assert (calm.returncode, strict.returncode) == (0, 5)
+    with ExperimentDB() as database:
+        one, two = (database.get_record(run["run_id"]) for run in reversed(database.list_runs()))
+    assert [(run["origin"], run["status"], run["exit_code"]) for run in (one, two)] == [
+        ("foundry tiers", "completed", 0),
+        ("foundry tiers", "failed", 5),
+    ]
+    assert [row["value"] for row in two["metrics"] if row["metric_name"] == "tiers/warnings"] == [1.0]
+    assert one["config"] == read_artefact(project / "artifacts/model/spec.json", "spec")
     assert "    what to do: look for a detached or unused layer" in calm.stdout
 
 
