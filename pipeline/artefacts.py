@@ -88,6 +88,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "checkpoint_metadata": Artefact(("checkpoint-*/metadata.json",), "foundry run"),
     "random_states": Artefact(("checkpoint-*/random.json",), "foundry run"),
     "training_record": Artefact(("runs/*/record.jsonl",), "foundry run", form="jsonl"),
+    "ledger": Artefact(("ledger.jsonl",), _from("train"), form="jsonl"),
     "download_validator": Artefact(("partial/*.validator.json",), "foundry run"),
     "run_record": Artefact(("records/*.json",), "foundry run"),
     "resume_certificate": Artefact(("resume_certificate.json",), "foundry prove-resume"),

@@ -34,6 +34,8 @@ COMMANDS = {
     "health": "Check an export again.",
     "compare": "Compare settings and results: commits, experiments, runs, this folder.",
     "runs": "List, show and compare the runs that are recorded.",
+    "diff-runs": "Find where two trainings part, and why.",
+    "ledger": "Check the ledger of a training.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",
     "models": "Register models, and say which one is in use.",

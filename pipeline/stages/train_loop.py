@@ -16,6 +16,7 @@ from pipeline.stages.train_setup import Setup, tokenizer_hash
 from pipeline.training.averaging import keep_mean
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.events import Event
+from pipeline.training.ledger import NOBODY, Witness
 from pipeline.training.loop import Result, train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, warmup_length
 from pipeline.training.precision import PRECISIONS
@@ -34,6 +35,7 @@ def run_loop(
     emit: Callable[[Event], None],
     stop: Callable[[], FoundryError | None],
     started: float,
+    witness: Witness = NOBODY,
 ) -> Result:
     """Train as a spec says. See `pipeline.training.loop.train`, which the other arguments go to.
 
@@ -48,6 +50,7 @@ def run_loop(
         emit: receives every event.
         stop: asked after each step.
         started: when this process began to work on the run.
+        witness: sees every step.
     """
     training = spec.training
     return train(
@@ -73,6 +76,7 @@ def run_loop(
         rows=setup.rows,
         try_first=spec.reproducibility.deterministic and setup.world.size == 1,
         world=setup.world,
+        witness=witness,
     )
 
 

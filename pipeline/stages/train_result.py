@@ -14,6 +14,7 @@ from pipeline.memory import memory_bytes
 from pipeline.models.model import Model
 from pipeline.models.store import BEST, FINAL, copy_weights, save_model
 from pipeline.paths import OUTPUT_OF, REPORTS
+from pipeline.records.ledger import LedgerWriter
 from pipeline.spec import Spec, stage_values
 from pipeline.stages.train_record import Record
 from pipeline.stages.train_setup import Setup, inputs_of
@@ -75,7 +76,15 @@ def training_metrics(
 
 
 def write_model(
-    spec: Spec, setup: Setup, result: Result, *, model: Model, encoded: Path, metrics: dict[str, Any], record: Record
+    spec: Spec,
+    setup: Setup,
+    result: Result,
+    *,
+    model: Model,
+    encoded: Path,
+    metrics: dict[str, Any],
+    record: Record,
+    ledger: LedgerWriter,
 ) -> None:
     """Write `artifacts/model/` and the reports, and say how training went.
 
@@ -87,6 +96,7 @@ def write_model(
         encoded: the output folder of the tokenizer stage.
         metrics: of `training_metrics`.
         record: that received the events of the run.
+        ledger: that saw its steps.
     """
     final = metrics["final_metrics"]
     description = {
@@ -117,6 +127,8 @@ def write_model(
         copy_weights(result.best_weights or folder / FINAL, folder / BEST)
         if spec.checkpointing.keep_best_only:
             (folder / FINAL).unlink()
+        kept = [name for name in (BEST, FINAL) if (folder / name).exists()]
+        ledger.finish(folder, steps=result.progress.step, weights=kept)
         write_artefact(folder / "spec.json", "spec", spec.to_dict())
         for name in beside_model(setup.held_out.metadata):
             shutil.copyfile(encoded / name, folder / name)

@@ -20,6 +20,7 @@ from pipeline.stages import CODE_OF
 from pipeline.stages.door import start_folder
 from pipeline.stages.launch import arrangement_of
 from pipeline.stages.trackers import Run, require_trackers, tracking
+from pipeline.stages.train_ledger import open_ledger, settling
 from pipeline.stages.train_loop import metadata_of, optimizer_of, run_loop
 from pipeline.stages.train_memory import estimate_of_shortage
 from pipeline.stages.train_record import Follower, Record, last_step
@@ -167,6 +168,9 @@ def _train(
         resumed_step=resumed_step,
         tracked_step=last_step(recorded) if checkpoint else 0,
     )
+    witness, ledger = open_ledger(
+        run_folder, setup, checkpoint, inputs=inputs_of(encoded, setup.start), code=code_of_training()
+    )
     first = world.is_first
     with tracking(run if first else None) as trackers, console.progress("train", setup.total_steps, "steps") as shown:
         shown.start_at(resumed_step)
@@ -208,6 +212,7 @@ def _train(
             },
             emit=emit,
             world=world,
+            settle=settling(ledger),
         )
         result = run_loop(
             spec,
@@ -220,13 +225,16 @@ def _train(
             emit=emit,
             stop=stop,
             started=started,
+            witness=witness,
         )
     with mean_weights(setup.model, optimizer):
         model = world.whole(setup.model)
-        if record is not None:
+        if record is not None and ledger is not None:
             record.close()
             metrics = training_metrics(spec, setup, result, identity=identity, record=record)
-            write_model(spec, setup, result, model=model, encoded=encoded, metrics=metrics, record=record)
+            write_model(
+                spec, setup, result, model=model, encoded=encoded, metrics=metrics, record=record, ledger=ledger
+            )
     return scheduled
 
 

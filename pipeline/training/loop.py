@@ -22,6 +22,7 @@ from pipeline.training.checkpoint import Checkpoint, restore
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.events import Event, LossScaleLowered, MicroBatchShrunk, OddGradient, StepDone, StepSkipped
 from pipeline.training.finite import require_finite
+from pipeline.training.ledger import NOBODY, Witness
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.precision import LossScale
 from pipeline.training.progress import Progress
@@ -73,6 +74,7 @@ def train(
     rows: int | None = None,
     try_first: bool = False,
     world: World = ALONE,
+    witness: Witness = NOBODY,
 ) -> Result:
     """Train a model to the end, or until asked to stop.
 
@@ -104,6 +106,7 @@ def train(
         try_first: whether the first batch of this process is tried twice, and must give the same gradients.
         world: the ranks that train together. All of them call this with the same arguments; evaluations and stops are
             agreed on by the callables, events are for the first rank.
+        witness: sees every step.
 
     Raises:
         TrainingError: the loss or a gradient is not finite and the policy or its patience ends the run; or memory does
@@ -137,7 +140,7 @@ def train(
         last = min(first + accumulation, batches.per_epoch)
         rate = learning_rate(progress.step + 1)
         set_learning_rate(optimizer, rate)
-        found = stepper.gradients(epoch, range(first, last))
+        found = stepper.gradients(epoch, range(first, last), witness.mark_at(progress.step + 1))
         progress.loss_scale, progress.loss_scale_steps = scale.value, scale.steps
         if found.usable:
             _weigh(found.norm, progress, emit)
@@ -147,6 +150,7 @@ def train(
         else:
             stepper.discard()
             _pass_over(found, progress, saver, policy=on_nonfinite, indices=range(first, last), emit=emit)
+        witness.saw(progress.step, epoch=epoch + 1, batch=first + 1, found=found)
 
         epoch_ends = last == batches.per_epoch
         run_ends = progress.step == total_steps
@@ -174,8 +178,7 @@ def train(
             emit(progress.end_epoch(val_loss=val_loss, lr=rate, whole=epoch_ends, seconds=seconds))
 
         progress.seconds = earlier + time.monotonic() - started
-        ended = epoch + 1 if epoch_ends else None
-        saver.after_step(progress, metrics=metrics, improved=improved, epoch_ended=ended)
+        saver.after_step(progress, metrics=metrics, improved=improved, epoch_ended=epoch + 1 if epoch_ends else None)
         if (reason := stop()) is not None:
             saver.save_once(progress)
             raise reason

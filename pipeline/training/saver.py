@@ -39,6 +39,8 @@ class Saver:
         monitor: what makes a checkpoint good: `train_loss`, or a metric that steps have which were evaluated.
         mode: whether the lowest (`min`) or the highest (`max`) are the best.
         last: whether there must be a checkpoint of the last step.
+        settle: called before each save, so that what a checkpoint goes with is on disk before it; what it returns
+            goes into the state.
         world: the ranks, which all save together; the first one writes.
     """
 
@@ -61,6 +63,7 @@ class Saver:
         monitor: str = "val_loss",
         mode: str = "min",
         last: bool = False,
+        settle: Callable[[], Mapping[str, Any]] = dict,
         world: World = ALONE,
     ) -> None:
         self._world = world
@@ -70,6 +73,7 @@ class Saver:
         self._every_seconds = None if every_n_minutes is None else 60 * every_n_minutes
         self._keep_last_n, self._keep_best_k, self._monitor, self._mode = keep_last_n, keep_best_k, monitor, mode
         self._last, self._state, self._metadata, self._emit = last, dict(state), dict(metadata), emit
+        self._settle = settle
         self._figures: dict[int, float | None] = {}  # step of each checkpoint → what makes it good
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -138,7 +142,7 @@ class Saver:
             self._folder,
             model=self._model,
             optimizer=self._optimizer,
-            state={**self._state, "step": progress.step, "progress": vars(progress)},
+            state={**self._state, **self._settle(), "step": progress.step, "progress": vars(progress)},
             metadata=self._describe(progress),
             best=None if is_best else self.best,
             world=self._world,

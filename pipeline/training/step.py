@@ -8,6 +8,7 @@ Ranks share the rows of each batch, and what one of them meets, all of them answ
 from __future__ import annotations
 
 import gc
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from pipeline.errors import TrainingError, is_out_of_memory
 from pipeline.training.distributed import World, talking
 from pipeline.training.exact import gradient_hash
 from pipeline.training.hardware import keeping_random_states
+from pipeline.training.marks import bytes_of
 from pipeline.training.precision import LossScale
+
+_DATA_DIGITS = 16  # 64 bits: plenty to tell the batches of two runs apart
 
 
 class NotEnoughMemoryError(TrainingError):
@@ -35,6 +39,8 @@ class Gradients:
     tokens: int  # targets
     norm: float  # of all gradients together (L2), before clipping
     overflowed: bool = False  # the loss scale was too large for float16, and is smaller now
+    data: str = ""  # SHA-256 of what the batches hold, its first 16 digits
+    marks: bytes | None = None  # of the gradients before clipping, if they were asked for
 
     @property
     def usable(self) -> bool:
@@ -89,9 +95,15 @@ class Stepper:
         self._scale = scale
         self._try_first = try_first
         self._world = world
+        self._data = hashlib.sha256()  # of the batches of a step
 
-    def gradients(self, epoch: int, indices: range) -> Gradients:
+    def gradients(self, epoch: int, indices: range, mark: Callable[[], bytes] | None = None) -> Gradients:
         """The clipped gradients of some batches, in the model.
+
+        Args:
+            epoch: from 0.
+            indices: of the batches.
+            mark: called when the gradients are whole and not yet clipped.
 
         Raises:
             NotEnoughMemoryError: there is not enough memory for a single row.
@@ -103,7 +115,7 @@ class Stepper:
             self._try_first = False
         random = torch.random.get_rng_state()
         on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
-        while (found := self._attempt(epoch, indices)) is None:
+        while (found := self._attempt(epoch, indices, mark)) is None:
             self._shrink(epoch, indices)
             torch.random.set_rng_state(random)
             if on_device is not None:
@@ -160,17 +172,20 @@ class Stepper:
                 "tried",
             )
 
-    def _attempt(self, epoch: int, indices: range) -> Gradients | None:
+    def _attempt(self, epoch: int, indices: range, mark: Callable[[], bytes] | None) -> Gradients | None:
         """The gradients, or None when memory ran out, here or in another rank."""
         self.discard()
+        self._data = hashlib.sha256()
         own = self._accumulate_or_run_out(epoch, indices)
         ran_out, nats = self._world.sum(float(own is None), own or 0.0)
         if ran_out:
             return None
         self._world.add_up(self._model)
         overflowed = self._scale.unscale(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit)
-        return Gradients(nats, self._tokens(epoch, indices), self._world.whole_tensor(norm).item(), overflowed)
+        marks = None if mark is None else mark()
+        norm = self._world.whole_tensor(torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._limit)).item()
+        data = self._data.hexdigest()[:_DATA_DIGITS]
+        return Gradients(nats, self._tokens(epoch, indices), norm, overflowed, data, marks)
 
     def _accumulate_or_run_out(self, epoch: int, indices: range) -> float | None:
         """The loss of this rank's rows, or None when memory ran out."""
@@ -187,6 +202,8 @@ class Stepper:
         losses = []
         for index in indices:
             whole = self._batches.batch(epoch, index)
+            for tensor in whole:
+                self._data.update(bytes_of(tensor).data)
             batch = [self._world.share(tensor) for tensor in whole]
             most = self._world.largest_share(len(whole[0]))
             rows = self.rows or most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -18,8 +19,10 @@ from train_project import SPEC, Project, encoded_project
 from pipeline.files import sha256_file
 from pipeline.models.store import load_model
 from pipeline.paths import SCHEMAS
+from pipeline.records.ledger import verify_ledger_of
 from pipeline.spec import load_spec
 from pipeline.spec.lock import lock_of
+from pipeline.training.marks import mark
 
 pytestmark = pytest.mark.e2e
 OUTPUTS = ("corpus", "tokenizer", "model")
@@ -46,6 +49,12 @@ def project(encoded, tmp_path) -> Project:
     return Project(tmp_path / "project")
 
 
+def marks_at_the_end(project: Project) -> list[bytes]:
+    """Of the last weights, in the order of the ledger."""
+    model, _ = load_model(project.folder / "artifacts/model", "final.safetensors")
+    return [mark(parameter) for parameter in model.parameters()]
+
+
 def test_a_run_leaves_a_model_folder_that_opens_and_reports_that_fit_their_schema(trained):
     model, description = load_model(trained.folder / "artifacts/model")
     metrics = json.loads((trained.folder / "reports/training_metrics.json").read_text())
@@ -64,6 +73,9 @@ def test_a_run_leaves_a_model_folder_that_opens_and_reports_that_fit_their_schem
         range(5, final["total_steps"] + 1, 5)
     )
     assert sum(bool(row["val_loss"]) for row in rows) == 3
+    ledger = verify_ledger_of(trained.folder / "artifacts/model")
+    assert len(ledger.steps) == final["total_steps"]
+    assert ledger.steps[-1]["weights"] == base64.b64encode(b"".join(marks_at_the_end(trained))).decode()
     assert not list(trained.folder.glob(".work/runs/*"))
 
 
@@ -84,6 +96,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(projec
 
     assert project.run("train") == (0, "")
     assert project.weights() == trained.weights()
+    assert project.ledger() == trained.ledger()
     metrics, straight = (
         json.loads((folder / "reports/training_metrics.json").read_text())
         for folder in (project.folder, trained.folder)
@@ -114,6 +127,7 @@ def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was
     assert straight.run("train") == killed.run("train") == (0, "")
     assert killed.weights() == straight.weights()
     assert killed.record() == straight.record()
+    assert killed.ledger() == straight.ledger()
     model, _ = load_model(straight.folder / "artifacts/model")
     assert model.layers[0].self_attn.q_norm.weight.shape == (8,)
 
@@ -194,6 +208,7 @@ def test_what_changes_no_weights_changes_no_weights(project, trained):
 
     assert project.run("train") == (0, "")
     assert project.weights() == trained.weights()
+    assert project.ledger() == trained.ledger()
 
 
 @pytest.mark.slow

@@ -70,6 +70,10 @@ class Project:
         figures = [row.split(",")[:5] + row.split(",")[6:7] for row in rows]
         return [metrics["epoch_history"], metrics["samples"], figures]
 
+    def ledger(self) -> bytes:
+        """What every step came to."""
+        return (self.folder / "artifacts/model/ledger.jsonl").read_bytes()
+
     def weights(self) -> tuple[str, str]:
         model = self.folder / "artifacts/model"
         return sha256_file(model / "model.safetensors"), sha256_file(model / "final.safetensors")
@@ -118,3 +122,4 @@ def assert_kills_change_nothing(encoded: Path, folder: Path, trained: Project, *
     assert project.run("train") == (0, "")
     assert project.weights() == trained.weights()
     assert project.record() == trained.record()
+    assert project.ledger() == trained.ledger()

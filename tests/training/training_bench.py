@@ -22,6 +22,7 @@ from pipeline.tasks.language_model import loss_sum, score
 from pipeline.training.averaging import keep_mean, mean_weights
 from pipeline.training.checkpoint import Checkpoint, newest_checkpoint
 from pipeline.training.events import Event, StepDone, StepSkipped
+from pipeline.training.ledger import NOBODY, Witness
 from pipeline.training.loop import Result, planned_steps, train
 from pipeline.training.optimizer import learning_rate_at, make_optimizer
 from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights, in_float32
@@ -68,6 +69,7 @@ class Bench:
         self.settings = {**settings, **changes}
         self.events: list[Event] = []
         self.loss: Callable[[Transformer, Tensor, Tensor], Tensor] = loss_sum
+        self.witness_of: Callable[[], Witness] = lambda: NOBODY  # asked once there is a model
         self.optimizer_step: Callable[[Callable[[], None]], None] | None = None  # in the place of the real one
         self.tokens = np.random.default_rng(7).integers(40, size=461).astype(np.uint16)
         self.held_out = np.random.default_rng(8).integers(40, size=100).astype(np.uint16)
@@ -140,6 +142,7 @@ class Bench:
             emit=self.events.append,
             stop=lambda: self._stop(stop_at),
             started=time.monotonic(),
+            witness=self.witness_of(),
             **chosen,
         )
 
