@@ -31,7 +31,7 @@ from pipeline.models.model import Model
 from pipeline.models.table import arguments_of, build_model
 from pipeline.models.transformer import Transformer
 from pipeline.spec.estimate import Pace
-from pipeline.spec.estimate_memory import EVALUATION_ROWS, number_bytes, training_memory
+from pipeline.spec.estimate_memory import number_bytes, scored_rows, training_memory
 from pipeline.spec.estimate_model import Shape, count, flops_per_token, weight_bytes
 from pipeline.tasks.language_model import loss_sum
 from pipeline.training import hardware
@@ -89,7 +89,8 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
     model.to(execution.device).train()
     epsilon = settings["optimizer"]["adam_epsilon"]
     optimizer = adamw(model, learning_rate=0.0, beta1=0.9, beta2=0.95, epsilon=epsilon, weight_decay=0.0)
-    ids = torch.randint(proxy.vocab_size, (EVALUATION_ROWS, proxy.max_seq_len), device=execution.device)
+    scored_at_once = scored_rows(targets=proxy.targets, choices=proxy.choices)
+    ids = torch.randint(proxy.vocab_size, (scored_at_once, proxy.max_seq_len), device=execution.device)
     passed = _time_of_pass(model, ids[:1].expand(rows, -1).contiguous(), execution.device, execution.precision)
     updated = _time_of_update(model, optimizer)
     judged = in_float32(model)
@@ -104,7 +105,7 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         compiler=hardware.has_compiler(),
         learned_flops_per_second=rows * flops / passed,
         updated_per_second=count(proxy) / updated,
-        scored_flops_per_second=EVALUATION_ROWS * flops / 3 / scored,
+        scored_flops_per_second=scored_at_once * flops / 3 / scored,
         written_per_second=3 * size / written,
         layer_seconds=_time_of_answer(_answers(judged.eval())) / proxy.num_layers,
         served_layer_seconds=_time_of_answer(_served(judged)) / proxy.num_layers,

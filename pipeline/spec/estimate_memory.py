@@ -9,7 +9,8 @@ from pipeline.spec.estimate_model import Shape, count, matrices
 _FLOAT = 4  # bytes of a weight, a gradient or a moment where training keeps them in float32
 _HALF = 2  # the same in bfloat16 or float16
 _MB = 1e6
-EVALUATION_ROWS = 16  # windows that are scored at once
+EVALUATION_ROWS = 16  # windows that are scored at once, at most
+_SCORED_LOGITS = 16 * 256 * 4096  # that are computed for them at once: 67 MB
 CLASSIFIED_ROWS = 32  # texts, where each has a class
 
 
@@ -70,6 +71,16 @@ _GATED = {  # what a gate adds
 }
 _NORMED = Saved(heads=8, head_norms=4)  # what norms of the heads add, in every precision
 _ID = 8  # bytes of a token's id, of a target and of a place
+
+
+def scored_rows(*, targets: int, choices: int) -> int:
+    """Windows that an evaluation scores at once: fewer where their logits would take more than 67 MB.
+
+    Args:
+        targets: tokens of a window that are scored.
+        choices: logits of each.
+    """
+    return max(1, min(EVALUATION_ROWS, _SCORED_LOGITS // (targets * choices)))
 
 
 def number_bytes(precision: str) -> int:
@@ -212,7 +223,10 @@ def training_memory(
 
     logits, scores, _ = sizes(batch_size)
     training = growth.kept * kept + growth.logits * logits + growth.scores * scores
-    logits, scores, inner = sizes(EVALUATION_ROWS if shape.num_classes is None else CLASSIFIED_ROWS)
+    classifies = shape.num_classes is not None
+    logits, scores, inner = sizes(
+        CLASSIFIED_ROWS if classifies else scored_rows(targets=shape.targets, choices=shape.choices)
+    )
     scoring = growth.scored_logits * logits + growth.scored_scores * scores + growth.scored_inner * inner
     busy = max(training, scoring) + growth.both * min(training, scoring)
     mask = _mask_mb(shape)

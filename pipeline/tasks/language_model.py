@@ -18,9 +18,8 @@ from pipeline.data.encoded import EncodedSplit
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.models.generate import generate
 from pipeline.models.transformer import Transformer
+from pipeline.spec.estimate_memory import EVALUATION_ROWS, scored_rows
 from pipeline.tasks.task import Evaluation, Sample
-
-_ROWS = 16  # windows scored at once
 
 
 class LanguageModel:
@@ -53,7 +52,8 @@ class LanguageModel:
 
         `accuracy` is how often the likeliest token is the right one, as a fraction.
         """
-        nats, scored, right = _scored(model, split.tokens, max_seq_len=self._length, batch_size=_ROWS)
+        batch_size = scored_rows(targets=self._length, choices=self._tokenizer.vocab_size)
+        nats, scored, right = _scored(model, split.tokens, max_seq_len=self._length, batch_size=batch_size)
         metrics = {"accuracy": right / scored}
         if "bytes" in split.counts:
             metrics["bits_per_byte"] = bits_per_byte(nats, split.counts["bytes"])
@@ -93,7 +93,7 @@ def loss_sum(model: nn.Module, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def score(
-    model: nn.Module, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int = _ROWS
+    model: nn.Module, tokens: NDArray[np.integer], *, max_seq_len: int, batch_size: int = EVALUATION_ROWS
 ) -> tuple[float, int]:
     """Score a whole split, every token after the first exactly once, in windows that do not overlap.
 

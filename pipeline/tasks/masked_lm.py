@@ -17,10 +17,10 @@ from pipeline.data.masked_batches import MaskedBatches, Masking, windows_of
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.errors import ArtifactError
 from pipeline.models.bert import masked_places
+from pipeline.spec.estimate_memory import scored_rows
 from pipeline.tasks.task import Answers, Evaluation, Sample
 
 MASK = "<mask>"  # in `tokenizer.special_tokens`: a text that says it has a token to be guessed
-_ROWS = 16  # windows scored at once
 _HELD_OUT = 0  # seed of what is hidden in evaluations: the same for every run, so that their losses compare
 
 
@@ -73,10 +73,11 @@ class MaskedLanguageModel(Answers):
         device = next(model.parameters()).device
         windows = windows_of(split, length=self._length, pad_id=self._tokenizer.pad_id)
         nats, right, counted = 0.0, 0, 0
-        for first in range(0, len(windows), _ROWS):
+        at_once = scored_rows(targets=masked_places(self._length), choices=self._tokenizer.vocab_size)
+        for first in range(0, len(windows), at_once):
             rows = [
                 self.masking.hide(ids, np.random.default_rng([_HELD_OUT, first + row]))
-                for row, ids in enumerate(windows[first : first + _ROWS])
+                for row, ids in enumerate(windows[first : first + at_once])
             ]
             ids, places, targets = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*rows, strict=True))
             with torch.inference_mode():

@@ -17,10 +17,9 @@ from pipeline.data.encoded import EncodedSplit
 from pipeline.data.tokenizer import Tokenizer
 from pipeline.models.generate import generate
 from pipeline.models.transformer import Transformer
+from pipeline.spec.estimate_memory import scored_rows
 from pipeline.tasks.language_model import loss_sum
 from pipeline.tasks.task import Evaluation, Sample
-
-_ROWS = 32  # scored at once; it changes memory and speed, not the scores
 
 
 class PrefixTask:
@@ -57,8 +56,9 @@ class PrefixTask:
         rows = self._rows(split)
         nats, right, exact, tokens = 0.0, 0, 0, 0
         device = next(model.parameters()).device
-        for first in range(0, len(rows), _ROWS):
-            chosen = [rows.row(index) for index in range(first, min(first + _ROWS, len(rows)))]
+        at_once = scored_rows(targets=self._length, choices=self._tokenizer.vocab_size)
+        for first in range(0, len(rows), at_once):
+            chosen = [rows.row(index) for index in range(first, min(first + at_once, len(rows)))]
             ids, targets = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*chosen, strict=True))
             with torch.inference_mode():
                 logits = model(ids)  # (B, T, V)

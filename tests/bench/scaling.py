@@ -1,7 +1,7 @@
 """Measures training by the size of the model, beside what `foundry plan` foretells: 1M to 124M parameters.
 
-python tests/bench/scaling.py                            to the screen, in five minutes or so
-python tests/bench/scaling.py --write docs/scale.md      and put the table into the document
+python tests/bench/scaling.py                                  to the screen, in five minutes or so
+python tests/bench/scaling.py --write docs/performance.md      and put the table into the document
 
 Models have the shape of the shipped experiment's, are not compiled, and learn random tokens.
 """

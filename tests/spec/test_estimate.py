@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import re
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from pipeline.spec import estimate, estimate_memory, estimate_model, load_spec
 from pipeline.spec.estimate import Pace, Text, exported_copies
 from pipeline.spec.estimate_model import Shape, shape_of
 from pipeline.spec.presets import PRESETS, expand, names, read_preset
-from pipeline.tasks import classify, masked_lm
-from pipeline.tasks.language_model import loss_sum, score
+from pipeline.tasks import classify
+from pipeline.tasks.language_model import loss_sum
 from pipeline.training.averaging import keep_mean
 from pipeline.training.hardware import worth_compiling
 from pipeline.training.loop import planned_steps
@@ -360,9 +359,26 @@ def test_a_bundle_holds_a_copy_of_every_format(shipped):
     assert bundled == pytest.approx(2 * plain, rel=0.01)  # both are rounded
 
 
-def test_an_evaluation_scores_as_many_windows_at_once_as_is_planned():
-    assert inspect.signature(score).parameters["batch_size"].default == estimate_memory.EVALUATION_ROWS
-    assert (masked_lm._ROWS, classify._ROWS) == (estimate_memory.EVALUATION_ROWS, estimate_memory.CLASSIFIED_ROWS)
+def test_a_classifier_scores_as_many_texts_at_once_as_is_planned():
+    assert classify._ROWS == estimate_memory.CLASSIFIED_ROWS
+
+
+@given(st.integers(1, 8192), st.integers(2, 300_000))
+def test_an_evaluation_scores_16_windows_at_once_or_as_many_as_have_67_mb_of_logits(targets, choices):
+    rows = estimate_memory.scored_rows(targets=targets, choices=choices)
+
+    assert 1 <= rows <= 16
+    assert rows == 1 or rows * targets * choices * 4 < 67.2e6
+    assert rows == 16 or (rows + 1) * targets * choices * 4 > 67.1e6
+
+
+def test_a_large_vocabulary_does_not_make_evaluations_take_more_memory_than_training():
+    shape = Shape(50257, 768, 12, 12, 12, 2048, 1024, "llama", True, 0.0)
+
+    planned = estimate_memory.training_memory(shape, batch_size=2, precision="32-true", compiled=False)
+
+    # A loop of these shapes without evaluations peaked at 8,441 MB; 16 windows at once would take 8,000 MB more.
+    assert planned["peak_rss"] == pytest.approx(8441, rel=0.1)
 
 
 def test_what_was_not_measured_is_said(shipped):

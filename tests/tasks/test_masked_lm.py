@@ -21,6 +21,7 @@ from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.baselines import unigram_baseline
 from pipeline.models.bert import Bert, masked_places
+from pipeline.spec import estimate_memory
 from pipeline.tasks.masked_lm import MASK, MaskedLanguageModel
 
 pytestmark = pytest.mark.unit
@@ -60,6 +61,27 @@ def split(folder: Path) -> EncodedSplit:
 @pytest.fixture
 def task(folder: Path) -> MaskedLanguageModel:
     return MaskedLanguageModel.open(folder, {"max_seq_len": LENGTH})
+
+
+def test_an_evaluation_asks_for_no_more_logits_at_once_than_it_may_and_hides_the_same_tokens(
+    task: MaskedLanguageModel, split: EncodedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = Bert(
+        vocab_size=272, d_model=16, num_layers=1, num_heads=2, d_ff=32, max_seq_len=LENGTH, pad_id=PAD_ID
+    ).eval()
+    asked: list[int] = []
+    model.register_forward_hook(lambda _model, _given, logits: asked.append(logits.numel()))
+    whole = task.evaluate(model, split)
+    most = max(asked) - 1
+    monkeypatch.setattr(estimate_memory, "_SCORED_LOGITS", most)
+    asked.clear()
+
+    in_pieces = task.evaluate(model, split)
+
+    assert max(asked) <= most
+    assert in_pieces.nats == pytest.approx(whole.nats, rel=1e-6)
+    assert (in_pieces.targets, in_pieces.metrics) == (whole.targets, whole.metrics)
 
 
 def test_of_all_tokens_15_percent_are_chosen_of_which_80_are_hidden_10_replaced_and_10_kept() -> None:

@@ -16,6 +16,8 @@ from pipeline.data.tokenizer import Tokenizer, train_tokenizer
 from pipeline.errors import CorpusError
 from pipeline.evaluation.baselines import copy_baseline
 from pipeline.models.transformer import Transformer
+from pipeline.spec import estimate_memory
+from pipeline.tasks.language_model import LanguageModel
 from pipeline.tasks.seq2seq import PrefixTask
 
 pytestmark = pytest.mark.unit
@@ -47,6 +49,26 @@ def model() -> Transformer:
     torch.manual_seed(0)
     shape = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_seq_len": 48}
     return Transformer(vocab_size=285, init_std=0.3, **shape).eval()
+
+
+@pytest.mark.parametrize("kind", [PrefixTask, LanguageModel])
+def test_an_evaluation_asks_for_no_more_logits_at_once_than_it_may(
+    folder: Path, split: EncodedSplit, model: Transformer, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = kind(tokenizer=Tokenizer.load(folder / "tokenizer.model"), max_seq_len=12)
+    asked: list[int] = []
+    model.register_forward_hook(lambda _model, _given, logits: asked.append(logits.numel()))
+    whole = task.evaluate(model, split)
+    most = max(asked) - 1
+    monkeypatch.setattr(estimate_memory, "_SCORED_LOGITS", most)
+    asked.clear()
+
+    in_pieces = task.evaluate(model, split)
+
+    assert max(asked) <= most
+    assert len(asked) > 1
+    assert in_pieces.nats == pytest.approx(whole.nats, rel=1e-6)
+    assert (in_pieces.targets, in_pieces.metrics) == (whole.targets, pytest.approx(whole.metrics))
 
 
 @pytest.mark.parametrize("length", [3, 6, 12, 48])
