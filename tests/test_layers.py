@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory"}
+FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory", "directions"}
 ROOMS = {"spec", "records", "intake", "data", "models", "tasks", "training", "evaluation", "export", "tiers", "bundles"}
 DOORS = {"cli", "__main__", "commands", "stages", "web", "bench"}
 MAY_IMPORT = {

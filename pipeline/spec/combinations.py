@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.spec.rule import InnerFinding, Rule
 from pipeline.spec.rules import RULES
 from pipeline.spec.schema import EXPERIMENT
+from pipeline.spec.space import grid_values
 from pipeline.spec.words import listed, spelled
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def combinations_are_experiments(project: Project, space: Mapping[str, Any], bas
 def _broken(
     rule: Rule, swept: Sequence[str], fixed: Mapping[str, Any], space: Mapping[str, Any], base: str
 ) -> Iterator[InnerFinding]:
-    every = itertools.product(*(_values(space[name]) for name in swept))
+    every = itertools.product(*(_values(name, space[name]) for name in swept))
     for chosen in itertools.islice(every, _MOST):
         values = {**fixed, **dict(zip(swept, (value for _, value in chosen), strict=True))}
         if found := rule.broken(*(values[name] for name in rule.reads)):
@@ -50,19 +50,11 @@ def _broken(
             yield (swept[0], *chosen[0][0]), f"{given} {is_impossible}: {found[0]} [{rule.code}]", hint
 
 
-def _values(dimension: Any) -> list[tuple[tuple[Any, ...], Any]]:
+def _values(path: str, dimension: Any) -> list[tuple[tuple[Any, ...], Any]]:
     """The values that a dimension stands for, each with the keys to where it comes from."""
+    values = grid_values(path, dimension, most=_MOST)
     if isinstance(dimension, list):
-        return [((index,), value) for index, value in enumerate(dimension)]
+        return [((index,), value) for index, value in enumerate(values)]
     if dimension["kind"] == "choice":
-        return [(("values", index), value) for index, value in enumerate(dimension["values"])]
-    return [((), int(value) if float(value).is_integer() else value) for value in _of_range(**dimension)]
-
-
-def _of_range(kind: str, low: float, high: float, step: float | None = None, points: int | None = None) -> list[float]:
-    if step is not None:
-        return [low + step * index for index in range(math.floor((high - low) / step + 1e-9) + 1)][:_MOST]
-    shares = [index / (points - 1) for index in range(points)] if points else [0.0, 1.0]
-    if kind == "log_range":
-        return [low * (high / low) ** share for share in shares]
-    return [low + (high - low) * share for share in shares]
+        return [(("values", index), value) for index, value in enumerate(values)]
+    return [((), value) for value in values]

@@ -91,6 +91,8 @@ CODES = {
     "E0525": "a sweep without an end",
     "E0526": "a range with both step and points",
     "E0527": "values of a sweep that no experiment can have together",
+    "E0528": "a sweep by a figure that no run has",
+    "E0529": "a sweep that does not know what is better",
     "E0531": "a trigger without a limit",
     "E0532": "two triggers of one name",
     "E0541": "LoRA without a rank",

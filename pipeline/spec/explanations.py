@@ -489,6 +489,19 @@ EXPLANATIONS: dict[str, Explanation] = {
         f"{_SWEEP}method: grid\nspace:\n  model.d_model: [192, 240]\n  model.num_heads: [3, 4]\n",
         head="",
     ),
+    "E0528": Explanation(
+        "A sweep compares its trials by one figure, under the name that it has in the records of runs "
+        "(docs/records.md). There is no figure of this name.",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: best_val_los\n",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: best_val_loss\n",
+        head="",
+    ),
+    "E0529": Explanation(
+        "Of a loss less is better, of an accuracy more. The name of this figure does not say it.",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: rollbacks\n",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: rollbacks\ndirection: minimize\n",
+        head="",
+    ),
     "E0531": Explanation(
         "A trigger on new data fires at a number of samples or at a share of them. Without either it never would.",
         f"{_DOCUMENT.format('policy')}triggers:\n  - {{kind: data_volume, percentage: null}}\n",
@@ -710,8 +723,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "W0213": Explanation(
         "More accuracy is better and more loss is worse. As it stands, the sweep looks for the worst.",
-        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: val_loss\ndirection: maximize\n",
-        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: val_loss\ndirection: minimize\n",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: best_val_loss\ndirection: maximize\n",
+        f"{_SWEEP}method: grid\nspace:\n  model.num_layers: [2, 3]\nobjective: best_val_loss\ndirection: minimize\n",
         head="",
     ),
     "W0214": Explanation(

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.directions import direction as better
+from pipeline.spec.objectives import meant_by, stage_of
 from pipeline.spec.rule import Finding, InnerFinding, InnerRule, Rule, Unread
 from pipeline.spec.schema import is_leaf, schema_at, schema_of
+from pipeline.spec.space import grid_values
 from pipeline.spec.suggest import suggest_key
 from pipeline.spec.words import expected, listed, spelled
 
@@ -125,7 +128,6 @@ def ascending(*names: str) -> Callable[..., Finding]:
 # Sweep
 
 _NUMBERS = ("range", "log_range")
-_HIGHER_IS_BETTER = ("accuracy",)
 _DRAWN = ("random", "tpe")
 
 
@@ -195,7 +197,7 @@ def grid_fits_budget(max_trials: int | None, method: str, space: Mapping[str, An
     """A grid that stops early has tried its first corner only."""
     if method != "grid" or max_trials is None:
         return None
-    sizes = [_size(dimension) for dimension in space.values()]
+    sizes = [_size(path, dimension) for path, dimension in space.items()]
     if None in sizes or (whole := math.prod(size or 1 for size in sizes)) <= max_trials:
         return None
     return (
@@ -212,12 +214,27 @@ def storage_holds_no_password(storage: str | None) -> Finding:
     return "the storage address holds a password", "leave it out and set PGPASSWORD, or use ~/.pgpass"
 
 
-def direction_fits_objective(direction: str, objective: str) -> Finding:
-    """More accuracy is better, more loss is not."""
-    fitting = "maximize" if objective in _HIGHER_IS_BETTER else "minimize"
-    if direction == fitting:
+def objective_is_measured(objective: str) -> Finding:
+    """A sweep goes by a figure that every trial has in its record."""
+    if stage_of(objective) is not None:
         return None
-    return f"the sweep looks for the worst {objective}, not for the best", f"set `direction: {fitting}`"
+    hint = f"did you mean `{meant}`?" if (meant := meant_by(objective)) else "docs/records.md names the figures of a run"
+    return f"a run has no figure `{objective}`", hint
+
+
+def direction_is_known(direction: str | None, objective: str) -> Finding:
+    """Without knowing which way is better there is no best trial."""
+    if direction is not None or better(objective) is not None or stage_of(objective) is None:
+        return None
+    return f"`{objective}` does not say whether less or more of it is better", "set `direction`"
+
+
+def direction_fits_objective(direction: str | None, objective: str) -> Finding:
+    """More accuracy is better, more loss is not."""
+    way = better(objective)
+    if direction is None or way is None or direction.startswith(way):
+        return None
+    return f"the sweep looks for the worst {objective}, not for the best", f"set `direction: {way}imize`"
 
 
 def _found(keys: tuple[str, ...]) -> dict[str, Any] | None:
@@ -255,17 +272,12 @@ def _ranges(space: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path, dimension
 
 
-def _size(dimension: Any) -> int | None:
+def _size(path: str, dimension: Any) -> int | None:
     """How many values of a dimension a grid tries; None when that is not known."""
-    if isinstance(dimension, list):
-        return len(dimension)
-    if dimension["kind"] == "choice":
-        return len(dimension["values"])
-    if (step := dimension.get("step")) is not None:
-        steps: float = (dimension["high"] - dimension["low"]) / step
-        return math.floor(steps + 1e-9) + 1  # both ends; the rest is for rounding
-    points: int | None = dimension["points"]
-    return points
+    is_range = isinstance(dimension, dict) and dimension["kind"] in _NUMBERS
+    if _setting(path) is None or (is_range and dimension["points"] is None and dimension.get("step") is None):
+        return None
+    return len(grid_values(path, dimension))
 
 
 # Policy
@@ -412,6 +424,8 @@ RULES_OF_KINDS: dict[str, tuple[Rule, ...]] = {
         Rule("E0525", ("method", "budget.max_trials", "budget.max_minutes"), drawing_ends),
         Rule("W0211", ("budget.max_trials", "method", "space"), grid_fits_budget),
         Rule("W0212", ("storage",), storage_holds_no_password),
+        Rule("E0528", ("objective",), objective_is_measured),
+        Rule("E0529", ("direction", "objective"), direction_is_known),
         Rule("W0213", ("direction", "objective"), direction_fits_objective),
     ),
     "monitoring": (
