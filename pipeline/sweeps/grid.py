@@ -1,0 +1,62 @@
+"""Every combination of some values: what a grid tries, and a sweep for scripts that run their experiments themselves."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.errors import FoundryError
+from pipeline.spec.space import grid_values
+
+
+def combinations(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The combinations of a sweep's space, the last dimension changing fastest.
+
+    Args:
+        space: dotted setting → its values, as a list or a range that says which.
+    """
+    values = [grid_values(path, dimension) for path, dimension in space.items()]
+    return (dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*values))
+
+
+def run_grid_sweep(
+    base: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    run_fn: Callable[[dict[str, Any]], str],
+) -> list[str]:
+    """Run an experiment with every combination of some values.
+
+    Args:
+        base: the settings that all runs share, as nested mappings; it is left as it is.
+        grid: dotted setting → the values to try. Every setting is one of `base`.
+        run_fn: runs the settings that it is given, which are a copy of its own, and returns the identity of the run.
+
+    Returns:
+        The identities, in the order of the combinations: the last setting changes fastest.
+
+    Raises:
+        FoundryError: `base` has no such setting. Nothing has been run then.
+    """
+    for path in grid:
+        _home_of(base, path)
+    ids = []
+    for chosen in itertools.product(*grid.values()):
+        settings = copy.deepcopy(dict(base))
+        for path, value in zip(grid, chosen, strict=True):
+            home, name = _home_of(settings, path)
+            home[name] = copy.deepcopy(value)
+        ids.append(run_fn(settings))
+    return ids
+
+
+def _home_of(settings: Mapping[str, Any], path: str) -> tuple[Any, str]:
+    """The mapping that holds a setting, and the setting's name in it."""
+    *sections, name = path.split(".")
+    home: Any = settings
+    for key in sections:
+        home = home.get(key) if isinstance(home, Mapping) else None
+    if not isinstance(home, Mapping) or name not in home:
+        raise FoundryError(f"the base has no setting `{path}`", hint="name one that is there, as training.learning_rate")
+    return home, name
