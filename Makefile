@@ -53,7 +53,7 @@ $(READY):
 	echo "setting up .venv with $$($$python --version) (about 1.3 GB, once, a minute or a few) ..."; \
 	rm -f .venv/.ready-*; \
 	"$$python" -m venv .venv; \
-	.venv/bin/python -m pip install -qq --disable-pip-version-check --prefer-binary -c constraints.txt -e '.[dev,plots,vision]'; \
+	.venv/bin/python -m pip install -qq --disable-pip-version-check --prefer-binary -c constraints.txt -e '.[dev,plots,sweep,vision]'; \
 	touch $@; \
 	echo "setting up .venv: done"
 

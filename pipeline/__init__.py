@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.spec.flat import TrainingConfig, compare_configs, print_config_diff
     from pipeline.spec.load import load_spec
     from pipeline.stages.in_python import run_training
+    from pipeline.sweeps.grid import run_grid_sweep
     from pipeline.tasks.language_model import LanguageModel as DecoderOnlyLMAdapter
     from pipeline.tasks.vision_classification import VisionClassification as VisionClassificationAdapter
     from pipeline.tiers.exports import run_tier4_export_validation
@@ -39,6 +40,7 @@ __all__ = [
     "export_model",
     "load_spec",
     "print_config_diff",
+    "run_grid_sweep",
     "run_tier4_export_validation",
     "run_tiers",
     "run_training",
@@ -61,6 +63,7 @@ _HOMES = {  # name → module, and its name there
     "export_model": ("pipeline.export.making", "export_model"),
     "load_spec": ("pipeline.spec.load", "load_spec"),
     "print_config_diff": ("pipeline.spec.flat", "print_config_diff"),
+    "run_grid_sweep": ("pipeline.sweeps.grid", "run_grid_sweep"),
     "run_tier4_export_validation": ("pipeline.tiers.exports", "run_tier4_export_validation"),
     "run_tiers": ("pipeline.tiers.run", "run_tiers"),
     "run_training": ("pipeline.stages.in_python", "run_training"),

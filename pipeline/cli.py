@@ -36,6 +36,7 @@ COMMANDS = {
     "runs": "List, show and compare the runs that are recorded.",
     "diff-runs": "Find where two trainings part, and why.",
     "ledger": "Check the ledger of a training.",
+    "sweep": "Run an experiment with many values of some settings, and find the best.",
     "plots": "Draw the curves of a run into one HTML page.",
     "doctor": "Check everything that a run needs.",
     "models": "Register models, and say which one is in use.",

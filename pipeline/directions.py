@@ -1,4 +1,4 @@
-"""Which way a metric is better, by its name."""
+"""Which way a metric is better, by its name, and how a change of it reads."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def direction(name: str) -> Literal["min", "max"] | None:
     if any(part in name for part in _HIGHER_IS_BETTER):
         return "max"
     return "min" if any(part in name for part in _LOWER_IS_BETTER) else None
+
+
+def judgement(name: str, old: float, new: float) -> str:
+    """The change from old to new, in per cent where that makes sense, and whether it is for the better."""
+    percent = f" ({(new - old) / abs(old):+.1%})" if old else ""
+    better = {"max": new > old, "min": new < old, None: None}[direction(name)]
+    word = "" if better is None else "better" if better else "worse"
+    return f"{new - old:+.4g}{percent}{f'  {word}' if word else ''}"

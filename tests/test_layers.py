@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory", "directions"}
-ROOMS = {"spec", "records", "intake", "data", "models", "tasks", "training", "evaluation", "export", "tiers", "bundles"}
+ROOMS = {"spec", "records", "intake", "data", "models", "tasks", "training", "evaluation", "export", "tiers", "bundles", "sweeps"}
 DOORS = {"cli", "__main__", "commands", "stages", "web", "bench"}
 MAY_IMPORT = {
     **{module: set() for module in FLOOR},
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "training": {"spec", "data", "models", "tasks"},
     "evaluation": {"spec", "data", "models", "tasks"},
     "export": {"spec", "data", "models"},
+    "sweeps": {"spec", "records"},
     "tiers": {"spec", "data", "models", "tasks", "training", "evaluation", "export"},
     "bundles": {"spec", "records", "data"},
     "stages": ROOMS,

@@ -236,8 +236,8 @@ def delete(model: str, force: bool) -> None:
 @_as_json
 def compare(models: tuple[str, ...], as_json: bool) -> None:
     """Show how models differ: their metrics, and the settings that they were trained with."""
+    from pipeline.directions import judgement
     from pipeline.files import json_text
-    from pipeline.records.directions import judgement
     from pipeline.records.registry import open_registry
     from pipeline.spec.difference import shown
 

@@ -112,8 +112,13 @@ class Plan(NamedTuple):
     mend: list[str]
 
 
-def plan(first: str | None) -> Plan:
-    """What DVC is asked to do: build what changed, or build everything from stage `first` on."""
+def plan(first: str | None, last: str | None = None) -> Plan:
+    """What DVC is asked to do: build what changed, or build everything from stage `first` on.
+
+    Args:
+        first: the stage; None: what changed.
+        last: where to stop if `first` is None; None: at the end.
+    """
     if first is not None:
         forced = STAGES[STAGES.index(first) :]
         before = STAGES[: STAGES.index(first)]
@@ -121,8 +126,8 @@ def plan(first: str | None) -> Plan:
         return Plan([*commands, ["repro", "--force", "--downstream", first]], list(forced))
     if changed := changed_sources():
         console.say(f"{changed} is not what the corpus was built from: building it again")
-        return Plan([["repro", "--force", "--single-item", "corpus"], *_up_to(None)], [])
-    return Plan(_up_to(None), [])
+        return Plan([["repro", "--force", "--single-item", "corpus"], *_up_to(last)], [])
+    return Plan(_up_to(last), [])
 
 
 def _up_to(stage: str | None) -> list[list[str]]:

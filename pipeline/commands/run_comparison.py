@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.commands.compare_states import State
 from pipeline.commands.run_tables import aligned, csv_text, figure
-from pipeline.records.directions import direction, judgement
+from pipeline.directions import direction, judgement
 
 _LABELS = ("schema_version", "kind", "name", "notes")  # say which document it is, not what it does
 _WIDEST_VALUE = 32  # characters: lists in a spec would push the other columns off the screen

@@ -70,7 +70,7 @@ def list_command(
     foundry runs list --where 'training.learning_rate<0.01' --show training.learning_rate
     """  # noqa: D301 - \b is how Click is told to leave lines as they are
     from pipeline.commands.run_tables import csv_text, list_text
-    from pipeline.records.directions import direction
+    from pipeline.directions import direction
     from pipeline.records.queries import ALWAYS, condition, find_runs, require_known
 
     where = [condition(text) for text in conditions]
@@ -179,7 +179,7 @@ def compare_command(
 @click.pass_obj
 def best_command(path: Path, metric: str, mode: Any, as_json: bool) -> None:
     """Show which completed run has the best value of METRIC; without it, of best_val_loss."""
-    from pipeline.records.directions import direction
+    from pipeline.directions import direction
 
     mode = mode or direction(metric)
     if mode is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from pipeline.spec import Spec
     from pipeline.spec.document import Document
+    from pipeline.spec.edit import Assignment
 
 
 @click.command(short_help="Set values of a spec, keeping its comments.")
@@ -25,15 +27,30 @@ def command(spec: Path, assignments: tuple[str, ...], dry_run: bool) -> None:
     file yet goes where its schema has it. Shows what changes, what that changes in turn, and which stages run again.
     When the result would be wrong, says why and writes nothing.
     """
+    from pipeline.spec.edit import parse_assignment
+
+    set_values(spec, [parse_assignment(text) for text in assignments], dry_run=dry_run)
+
+
+def set_values(spec: Path, wanted: Sequence[Assignment], *, dry_run: bool = False) -> None:
+    """Set values in a file, keeping its comments, and print what changes.
+
+    Args:
+        spec: the file.
+        wanted: the values.
+        dry_run: write nothing.
+
+    Raises:
+        FoundryError: a value cannot be set, or the result would be wrong; nothing is written.
+    """
     from pipeline.commands.diff import verdict
     from pipeline.files import write_atomic
     from pipeline.spec import SpecError
     from pipeline.spec.difference import classify, differences, render, stages_to_run
     from pipeline.spec.document import parse_document, read_document
-    from pipeline.spec.edit import edit, parse_assignment
+    from pipeline.spec.edit import edit
     from pipeline.spec.load import build_spec
 
-    wanted = [parse_assignment(text) for text in assignments]
     before = read_document(spec)
     raw = spec.read_bytes()
     mark = codecs.BOM_UTF8 if raw.startswith(codecs.BOM_UTF8) else b""

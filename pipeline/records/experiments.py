@@ -16,7 +16,7 @@ from pipeline.paths import work_dir
 
 from .store import Closing, Store, now
 
-STATUSES = ("running", "completed", "failed", "interrupted", "killed")
+STATUSES = ("running", "completed", "failed", "interrupted", "killed", "pruned")
 Mode = Literal["min", "max"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations" / "experiments"

@@ -101,5 +101,16 @@ def mark_killed(database: ExperimentDB) -> list[str]:
     return marked
 
 
+def mark_pruned(database: ExperimentDB, run_id: str, message: str) -> None:
+    """Say of a run that was stopped that this was because others of its sweep are better.
+
+    Raises:
+        UnknownRunError: there is no such run.
+    """
+    record = {**database.get_record(run_id), "status": "pruned", "message": message}
+    database.register_run(record)
+    write_record(folder_of(database.path), record)
+
+
 def _lock(folder: Path, run_id: str) -> Path:
     return folder / f"{run_id}.lock"

@@ -22,10 +22,15 @@ def history_of(database: Path, run_id: str) -> list[dict[str, Any]]:
     Raises:
         ArtifactError: what it left is damaged.
     """
-    for lock in sorted((database.parent / "runs").glob("*/lock")):
-        record = lock.with_name("record.jsonl")
-        if run_id in read_text(lock).splitlines()[1:] and record.is_file():
-            whole, _, _ = read_text(record).rpartition("\n")  # a process may have been killed within the last line
-            lines = parse_artefact(whole, "training_record", str(record))
-            return [line for line in lines if line["kind"] == "step"]
-    return []
+    folder = run_folder_of(database, run_id)
+    if folder is None or not (record := folder / "record.jsonl").is_file():
+        return []
+    whole, _, _ = read_text(record).rpartition("\n")  # a process may have been killed within the last line
+    lines = parse_artefact(whole, "training_record", str(record))
+    return [line for line in lines if line["kind"] == "step"]
+
+
+def run_folder_of(database: Path, run_id: str) -> Path | None:
+    """The run folder that a training which did not end has left, if it did; arguments as for `history_of`."""
+    locks = sorted((database.parent / "runs").glob("*/lock"))
+    return next((lock.parent for lock in locks if run_id in read_text(lock).splitlines()[1:]), None)

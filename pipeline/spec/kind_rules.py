@@ -218,7 +218,9 @@ def objective_is_measured(objective: str) -> Finding:
     """A sweep goes by a figure that every trial has in its record."""
     if stage_of(objective) is not None:
         return None
-    hint = f"did you mean `{meant}`?" if (meant := meant_by(objective)) else "docs/records.md names the figures of a run"
+    hint = (
+        f"did you mean `{meant}`?" if (meant := meant_by(objective)) else "docs/records.md names the figures of a run"
+    )
     return f"a run has no figure `{objective}`", hint
 
 

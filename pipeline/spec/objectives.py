@@ -1,4 +1,4 @@
-"""What a sweep can go by: the figures of a run under the names that its record has, and the stage that measures each."""
+"""What a sweep can go by: the figures of a run under the names of its record, and the stage that measures each."""
 
 from __future__ import annotations
 

@@ -1,24 +1,13 @@
-"""Every combination of some values: what a grid tries, and a sweep for scripts that run their experiments themselves."""
+"""Every combination of some values, for scripts that run their experiments themselves."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.spec.space import grid_values
-
-
-def combinations(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The combinations of a sweep's space, the last dimension changing fastest.
-
-    Args:
-        space: dotted setting → its values, as a list or a range that says which.
-    """
-    values = [grid_values(path, dimension) for path, dimension in space.items()]
-    return (dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*values))
 
 
 def run_grid_sweep(
@@ -58,5 +47,7 @@ def _home_of(settings: Mapping[str, Any], path: str) -> tuple[Any, str]:
     for key in sections:
         home = home.get(key) if isinstance(home, Mapping) else None
     if not isinstance(home, Mapping) or name not in home:
-        raise FoundryError(f"the base has no setting `{path}`", hint="name one that is there, as training.learning_rate")
+        raise FoundryError(
+            f"the base has no setting `{path}`", hint="name one that is there, as training.learning_rate"
+        )
     return home, name

@@ -31,6 +31,7 @@ RELEASED = {  # migration → SHA-256: databases have been through them, so they
     "0001_runs": "6ec7c82f44adbd576150913daa4c46a95b4f43f65989a560364bf40767e32b4f",
     "0002_executions": "e9a89e18b6f1385af76d618b6b26f313b6c9d92eb55bd036ea3df361939a9065",
     "0003_origins": "f31fbb480c2922099f2b6532d89d1c050209beda877d0f262c22d2f24d557337",
+    "0004_pruned": "1da93f41c4f7318b2c4e6633c2d9ed21ef93c54ceae4676d70978a77977a9c4a",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import FoundryError
-from pipeline.records.directions import direction
+from pipeline.directions import direction
 from pipeline.records.experiments import ExperimentDB
 from pipeline.records.queries import condition, find_runs, require_known
 

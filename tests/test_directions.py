@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.records.directions import judgement
+from pipeline.directions import judgement
 
 pytestmark = pytest.mark.unit
 
