@@ -31,7 +31,7 @@ _PAGE = """\
 </html>
 """
 _MOST_TICKS = 7  # values of a dimension that all get a tick
-_COLORS = "viridis_r"  # the best is dark
+_COLORS = "viridis"  # the best is dark
 
 
 def page(found: Summary) -> str:
@@ -71,10 +71,13 @@ def _figure(found: Summary) -> Figure:
 
 
 def _draw_history(axes: Axes, found: Summary) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     numbers, values, best = zip(*found.history, strict=True)
     axes.plot(numbers, values, "o", color="#9db7d5", label="trial")
     axes.step(numbers, best, where="post", color="#b3402a", label="best so far")
     axes.set(title="History", xlabel="trial", ylabel=found.objective)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize="x-small")
 
 
@@ -84,7 +87,7 @@ def _draw_importance(axes: Axes, found: Summary) -> None:
         axes.text(0.5, 0.5, "too few trials, or one setting only", ha="center", transform=axes.transAxes)
         axes.set(yticks=[])
         return
-    names = list(reversed(found.importance))
+    names = list(found.importance)[::-1]
     axes.barh(names, [found.importance[name] for name in names], color="#3a6a4a")
 
 

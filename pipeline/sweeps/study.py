@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import optuna
@@ -27,6 +28,7 @@ from .place import Place
 from .storage import open_storage
 from .trials import CODE, ENDED, HOLDER, KILLS, MESSAGE, SURPLUS, State, Trial, run_of, trial_of
 
+Pulse = Literal["alive", "dead", "unclear"]
 Direction = Literal["minimize", "maximize"]
 
 MOST_KILLS = 5  # of one trial: what kills it that often (too little memory) would kill it for ever
@@ -35,6 +37,15 @@ GRACE_SECONDS = 120.0  # without a beat: several lost ones, so that a short outa
 _IDENTITY_SECONDS, _POLL_SECONDS = 10.0, 0.1  # from making a sweep to saying what it is: milliseconds as a rule
 _SWEEP_ID, _DEFINITION = "sweep_id", "definition"
 _DEFINES = ("space", "method", "seed", "startup_trials", "objective", "direction")
+
+
+@dataclass(frozen=True)
+class _Beat:
+    """What was seen last of a worker elsewhere, since when, and whether it was seen to change at all."""
+
+    holder: object
+    since: float
+    seen_to_beat: bool
 
 
 class Sweep:
@@ -66,7 +77,7 @@ class Sweep:
         self.size = size_of(document)
         self._place, self._grace = place, grace
         self._worker = uuid.uuid4().hex
-        self._pulses: dict[int, tuple[object, float]] = {}  # trial → its holder as seen last, and since when
+        self._pulses: dict[int, _Beat] = {}  # trial → what was seen last of its worker
         # A pruner looks at validation losses. Where more of the objective is better, Optuna gets their negative.
         self._sign = 1 if self.direction == "minimize" else -1
         with place.waiting(address):  # two processes that make one database disturb each other
@@ -126,9 +137,8 @@ class Sweep:
 
     def is_unclear(self) -> bool:
         """Whether a trial goes on of which is not known yet that its worker, elsewhere, is alive."""
-        now = time.monotonic()
         return any(
-            each.state == TrialState.RUNNING and not self._is_here(each) and self._is_silent(each, now) is None
+            each.state == TrialState.RUNNING and not self._is_here(each) and self._pulse(each) == "unclear"
             for each in self._frozen()
         )
 
@@ -170,12 +180,11 @@ class Sweep:
 
     def _recover(self) -> None:
         """Let the trials wait whose workers are gone."""
-        now = time.monotonic()
         for each in self._frozen():
             if each.state != TrialState.RUNNING:
                 continue
             if not self._is_here(each):
-                if self._is_silent(each, now):
+                if self._pulse(each) == "dead":
                     self._free(each)
                 continue
             with self._place.trying(self.sweep_id, each.number) as is_free:
@@ -192,17 +201,18 @@ class Sweep:
         holder = trial.user_attrs.get(HOLDER)
         return holder is not None and holder["place"] == self._place.name
 
-    def _is_silent(self, trial: FrozenTrial, now: float) -> bool | None:
-        """Whether a worker elsewhere has shown no sign of life; None: it has not been watched for long enough.
+    def _pulse(self, trial: FrozenTrial) -> Pulse:
+        """What is known of the life of a worker elsewhere.
 
         Only this process's own clock is used: those of other machines may differ.
         """
-        holder = trial.user_attrs.get(HOLDER)
-        seen, since = self._pulses.setdefault(trial.number, (holder, now))
-        if seen != holder:
-            self._pulses[trial.number] = (holder, now)
-            return False
-        return True if now - since >= self._grace else None
+        now, holder = time.monotonic(), trial.user_attrs.get(HOLDER)
+        last = self._pulses.setdefault(trial.number, _Beat(holder, now, seen_to_beat=False))
+        if last.holder != holder:
+            last = self._pulses[trial.number] = _Beat(holder, now, seen_to_beat=True)
+        if now - last.since >= self._grace:
+            return "dead"
+        return "alive" if last.seen_to_beat else "unclear"
 
 
 class Held:

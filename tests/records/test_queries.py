@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import FoundryError
 from pipeline.directions import direction
+from pipeline.errors import FoundryError
 from pipeline.records.experiments import ExperimentDB
 from pipeline.records.queries import condition, find_runs, require_known
 
