@@ -13,7 +13,20 @@ import pytest
 pytestmark = pytest.mark.unit
 
 FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory", "directions"}
-ROOMS = {"spec", "records", "intake", "data", "models", "tasks", "training", "evaluation", "export", "tiers", "bundles", "sweeps"}
+ROOMS = {
+    "spec",
+    "records",
+    "intake",
+    "data",
+    "models",
+    "tasks",
+    "training",
+    "evaluation",
+    "export",
+    "tiers",
+    "bundles",
+    "sweeps",
+}
 DOORS = {"cli", "__main__", "commands", "stages", "web", "bench"}
 MAY_IMPORT = {
     **{module: set() for module in FLOOR},
