@@ -25,6 +25,7 @@ from pipeline import __version__
 from pipeline.console import Progress
 from pipeline.errors import FoundryError
 from pipeline.files import canonical_json, read_artefact, sha256_bytes, sha256_file, write_json
+from pipeline.paths import is_registered_name, registry_dir
 from pipeline.spec.devices import asked_devices
 
 if TYPE_CHECKING:
@@ -285,19 +286,26 @@ def _code_hash() -> str:
     return sha256_bytes(canonical_json({str(file.relative_to(source)): sha256_file(file) for file in files}).encode())
 
 
+def _from_anywhere(path: str | None) -> str | None:
+    """What training starts from, for a project that lies elsewhere: the folder's full path, or a registered name."""
+    return path if path is None or is_registered_name(path) else str(Path(path).resolve())
+
+
 class _Project:
     """A folder in which the train stage runs."""
 
-    def __init__(self, folder: Path, values: Mapping[str, Any], proof: Proof) -> None:
+    def __init__(self, folder: Path, values: dict[str, Any], proof: Proof) -> None:
         self.folder = folder
         (folder / "artifacts").mkdir(parents=True)
         (folder / "artifacts/tokenizer").symlink_to(proof.encoded.resolve(), target_is_directory=True)
+        values["training"]["resume_from_checkpoint"] = _from_anywhere(values["training"]["resume_from_checkpoint"])
         write_json(folder / "spec.json", values)
         self._stage = proof.stage
         self._log = folder / "log.txt"
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("FOUNDRY_", "DVC_"))},
             "TORCHINDUCTOR_CACHE_DIR": str(proof.compiled.resolve()),
+            "FOUNDRY_REGISTRY": str(registry_dir().resolve()),
         }
 
     def start(self, aim: Aim) -> subprocess.Popen[bytes]:

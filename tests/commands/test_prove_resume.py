@@ -202,3 +202,27 @@ def test_a_project_without_an_encoded_corpus_is_told_what_to_run(tmp_path: Path)
     assert "artifacts/tokenizer: the folder does not exist" in done.stderr
     assert "foundry run" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_training_that_starts_from_another_model_is_proven_like_any_other(
+    project: Path, tmp_path: Path, registered: bool
+) -> None:
+    copied = shutil.copytree(project, tmp_path / "project")
+    train = [sys.executable, "-m", "pipeline.stages.train"]
+    subprocess.run(train, cwd=copied, check=True, capture_output=True)
+    (copied / "artifacts/model").rename(copied / "earlier")
+    start = "./earlier"
+    if registered:
+        register = [sys.executable, "-m", "pipeline", "models", "register", "earlier", "--name", "first"]
+        subprocess.run(register, cwd=copied, check=True, capture_output=True)
+        start = "first@1.0.0"
+
+    setting = ("--set", f"training.resume_from_checkpoint={start}", "--steps", "40", "--eager")
+    done = foundry(copied, "--kills", "1", "-o", "docs/warm.json", *setting)
+
+    assert done.returncode == 0, done.stderr
+    certificate = json.loads((copied / "docs/warm.json").read_text())
+    assert certificate["equal"]
+    assert certificate["overrides"]["training.resume_from_checkpoint"] == start
