@@ -90,6 +90,7 @@ ARTEFACTS: Mapping[str, Artefact] = {
     "training_record": Artefact(("runs/*/record.jsonl",), "foundry run", form="jsonl"),
     "ledger": Artefact(("ledger.jsonl",), _from("train"), form="jsonl"),
     "download_validator": Artefact(("partial/*.validator.json",), "foundry run"),
+    "environment": Artefact(("environment.json",), "foundry env show --json"),
     "run_record": Artefact(("records/*.json",), "foundry run"),
     "resume_certificate": Artefact(("resume_certificate.json",), "foundry prove-resume"),
     "lock": Artefact(("*.lock.json",), "foundry lock -o"),

@@ -38,6 +38,7 @@ COMMANDS = {
     "ledger": "Check the ledger of a training.",
     "sweep": "Run an experiment with many values of some settings, and find the best.",
     "plots": "Draw the curves of a run into one HTML page.",
+    "env": "Show what runs are executed with, and compare it.",
     "doctor": "Check everything that a run needs.",
     "models": "Register models, and say which one is in use.",
     "bundle": "Pack a run into one file, check one, repeat one.",

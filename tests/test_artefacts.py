@@ -41,7 +41,9 @@ OTHER_FORMATS = {
     "bundle/serving/*.py": "code",
     "bundle/README.md": "the model card, for people",
     "bundle/Dockerfile": "for Docker",
-    "bundle/requirements.txt": "for pip",
+    "requirements.txt": "for pip",
+    "REPRODUCE.md": "for people",
+    "SHA256SUMS": "for sha256sum",
     "lock": "names the process that holds a folder",
     "experiments.db": "SQLite; the files in records/ hold the same",
 }

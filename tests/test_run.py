@@ -410,6 +410,15 @@ def test_a_run_is_recorded_with_what_it_was_made_from_and_what_it_left(built):
     assert {row["metric_name"] for row in run["metrics"]} >= {"train/loss", "val/loss", "best_val_loss", "health_score"}
 
 
+def test_beside_the_record_stand_the_hashes_that_the_outputs_have(built):
+    (sums,) = (built.folder / ".work").glob("records/*/SHA256SUMS")
+
+    assert "  artifacts/model/model.safetensors\n" in sums.read_text()
+    subprocess.run(["sha256sum", "--quiet", "-c", sums], cwd=built.folder, check=True)
+    said = built.run("runs", "show")[1]
+    assert f"how to get its weights again: {sums.relative_to(built.folder).with_name('REPRODUCE.md')}" in said
+
+
 def test_a_failed_run_is_recorded_with_its_code_and_without_the_reports_of_an_earlier_one(project):
     code = project.folder / "pipeline" / "errors.py"
     code.write_text(f"{code.read_text()}# a change that is not committed\n")

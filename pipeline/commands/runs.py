@@ -104,6 +104,8 @@ def list_command(
 def show_command(path: Path, run: str, as_json: bool) -> None:
     """Show everything about RUN; without it, about the newest."""
     from pipeline.commands.run_tables import show_text
+    from pipeline.records.reproduce import INSTRUCTIONS
+    from pipeline.records.run_files import folder_of
 
     with _opened(path) as database:
         record = database.get_record(database.resolve(run))
@@ -112,6 +114,9 @@ def show_command(path: Path, run: str, as_json: bool) -> None:
         click.echo(json.dumps({**record, "comparisons": comparisons}, indent=2, ensure_ascii=False))
     else:
         click.echo(show_text(record, comparisons))
+        instructions = folder_of(path) / record["run_id"] / INSTRUCTIONS
+        if instructions.is_file():
+            click.echo(f"\nhow to get its weights again: {instructions}")
 
 
 @command.command("compare", short_help="Compare two or more runs.")

@@ -24,6 +24,7 @@ from .environment import environment
 from .experiments import ExperimentDB
 from .rebuild import about
 from .reports import KINDS, metrics_of, parse_reports, reports_in
+from .reproduce import can_be_reproduced, write_instructions
 from .run_files import folder_of, held, mark_killed, write_record
 from .store import now
 from .unfinished import history_of
@@ -106,7 +107,10 @@ def recorded(
                     # A run that failed has made some of the reports; the others are those of an earlier one.
                     since = began if only_its_own or ending.code != ExitCode.OK else 0.0
                     left = _left(run, became, project, reports, since=since)
-                _keep(_ended(record, became, ending, left, began=began))
+                ended = _ended(record, became, ending, left, began=began)
+                _keep(ended)
+                if can_be_reproduced(ended):
+                    write_instructions(folder_of(_database()) / run, ended)
 
 
 @contextmanager
