@@ -71,9 +71,9 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         num_threads=asked["num_threads"],
         flops=0.0,
     )
-    rows, proxy = _proxy(shape, settings["training"]["batch_size"])
-    needed = training_memory(proxy, batch_size=rows, precision="32-true", compiled=False)["peak_rss"]
-    free = psutil.virtual_memory().available / 1e6
+    batch_size = settings["training"]["batch_size"]
+    rows, proxy = _proxy(shape, batch_size)
+    needed, free = _memory(proxy, rows), psutil.virtual_memory().available / 1e6
     if needed > free:
         return f"measuring needs about {needed:,.0f} MB of memory, and {free:,.0f} MB are free"
     hardware.keep_freed_memory()
@@ -91,7 +91,14 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
     optimizer = adamw(model, learning_rate=0.0, beta1=0.9, beta2=0.95, epsilon=epsilon, weight_decay=0.0)
     scored_at_once = scored_rows(targets=proxy.targets, choices=proxy.choices)
     ids = torch.randint(proxy.vocab_size, (scored_at_once, proxy.max_seq_len), device=execution.device)
-    passed = _time_of_pass(model, ids[:1].expand(rows, -1).contiguous(), execution.device, execution.precision)
+
+    def work(rows: int) -> Callable[[], None]:
+        return _pass(model, ids[:1].expand(rows, -1).contiguous(), execution.device, execution.precision)
+
+    if rows < batch_size:
+        more = min(batch_size, int(rows * _LONGEST_PASS / _fastest(work(rows), times=2)))
+        rows = more if more > rows and _memory(proxy, more) < free else rows  # few sequences are slow ones
+    passed = _time_of_pass(work(rows))
     updated = _time_of_update(model, optimizer)
     judged = in_float32(model)
     scored = _time_of_scoring(judged, ids)
@@ -109,7 +116,7 @@ def calibrate(settings: dict[str, Any], shape: Shape) -> Pace | str:
         written_per_second=3 * size / written,
         layer_seconds=_time_of_answer(_answers(judged.eval())) / proxy.num_layers,
         served_layer_seconds=_time_of_answer(_served(judged)) / proxy.num_layers,
-        measured=_said(shape, proxy, rows, settings["training"]["batch_size"]),
+        measured=_said(shape, proxy, rows, batch_size),
     )
 
 
@@ -143,8 +150,12 @@ def _loss(model: Model, ids: Tensor) -> Tensor:
     return functional.cross_entropy(model(ids, places).flatten(0, 1), ids[:, : places.shape[1]].flatten())
 
 
-def _time_of_pass(model: Model, ids: Tensor, device: str, precision: str) -> float:
-    """Seconds of one forward and backward pass, the median of some."""
+def _memory(shape: Shape, rows: int) -> float:
+    return training_memory(shape, batch_size=rows, precision="32-true", compiled=False)["peak_rss"]
+
+
+def _pass(model: Model, ids: Tensor, device: str, precision: str) -> Callable[[], None]:
+    """One forward and backward pass."""
 
     def work() -> None:
         model.zero_grad(set_to_none=True)
@@ -153,6 +164,11 @@ def _time_of_pass(model: Model, ids: Tensor, device: str, precision: str) -> flo
         loss.backward()  # type: ignore[no-untyped-call]
         loss.item()  # waits for a GPU
 
+    return work
+
+
+def _time_of_pass(work: Callable[[], None]) -> float:
+    """Seconds of one pass, the median of some."""
     work()  # chooses kernels and takes memory
     taken: list[float] = []
     while len(taken) < _FEWEST_PASSES or sum(taken) < _PASSES_SECONDS:
