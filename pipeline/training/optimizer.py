@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 
+# Numbers of a matrix up to which products of several in one call are faster: 1.6 times at 128 x 128, none at 192 x 192.
+_SMALL = 2**16
 PEAK_RATIO = "peak_ratio"  # of a group of parameters: its peak learning rate, divided by that of the run
 
 
@@ -118,32 +120,57 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "a step evaluates nothing"
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
-            for parameter in group["params"]:
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                mean = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-                update = orthogonalized(parameter.grad.lerp(mean, momentum), self._products)
-                rows, columns = parameter.shape
-                parameter.mul_(1 - rate * group["weight_decay"])
-                parameter.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+            for alike in _alike(group["params"]):
+                updates = _orthogonalized_each([self._ahead(each, momentum) for each in alike], self._products)
+                rows, columns = alike[0].shape
+                for parameter, update in zip(alike, updates, strict=True):
+                    parameter.mul_(1 - rate * group["weight_decay"])
+                    parameter.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+
+    def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+        """The running mean of the gradients, one step ahead."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        assert parameter.grad is not None
+        mean = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(mean, momentum)
+
+
+def _alike(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Small matrices of one shape together; the others, and those of which a rank has a part, one by one."""
+    groups: dict[object, list[Tensor]] = {}
+    for matrix in matrices:
+        together = matrix.numel() <= _SMALL and type(matrix) in (Tensor, nn.Parameter)
+        groups.setdefault(matrix.shape if together else id(matrix), []).append(matrix)
+    yield from groups.values()
+
+
+def _orthogonalized_each(matrices: list[Tensor], products: torch.dtype) -> Sequence[Tensor]:
+    """Matrices of one shape, orthogonalized."""
+    if len(matrices) == 1:
+        return [orthogonalized(matrices[0], products)]
+    return orthogonalized(torch.stack(matrices), products).unbind()
 
 
 def orthogonalized(matrix: Tensor, products: torch.dtype) -> Tensor:
     """A (M, N) matrix with its singular values brought near 1 (0.7 to 1.2), its singular vectors kept.
+
+    Also each of (K, M, N) matrices.
 
     Newton-Schulz iteration with the quintic polynomial of Jordan et al. (see `Muon`), whose coefficients raise small
     singular values fastest and need not converge.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(products)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T  # the products below are of the shorter side
-    x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT  # the products below are of the shorter side
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
     for _ in range(5):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
+        square = x @ x.mT
+        x = add_product(x, add_product(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).to(matrix.dtype)
 
 
 class Together(torch.optim.Optimizer):
