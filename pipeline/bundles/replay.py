@@ -96,7 +96,8 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 def _require_project(project: Path, code: Code) -> None:
-    if not (project / "dvc.yaml").is_file() or not (project / "pipeline").is_dir():
+    # Without them Python would take the toolkit that is installed, and the replay would say nothing of the commit.
+    if not all((project / name).is_file() for name in ("dvc.yaml", "pipeline/__init__.py", "pipeline/__main__.py")):
         hint = "replay in a clone of the project that the bundle was packed in"
         raise BundleError(f"the commit {code.commit} holds no Model Foundry project", where=code.folder, hint=hint)
 

@@ -67,9 +67,10 @@ def record(folder: Path, **changes: Any) -> None:
 def trained(checkout, tmp_path_factory) -> Path:
     """A project whose run left a model and reports, all committed; not to be changed."""
     folder = tmp_path_factory.mktemp("trained") / "project"
-    for name in ("pipeline/code.py", "dvc.yaml", "texts/one.txt"):
+    for name in ("pipeline/__init__.py", "pipeline/code.py", "dvc.yaml", "texts/one.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"# {name}\n")
+    (folder / "pipeline/__main__.py").write_text("raise SystemExit(5)\n")  # every run of it ends so
     (folder / ".gitignore").write_text("/artifacts/\n/.work/\n/registry/\n*.zip\n")
     changes = {"dataset.source": {"kind": "files", "paths": ["texts"]}, "hardware.num_threads": 1}
     model_folder(folder / "artifacts/model", changes=changes)
