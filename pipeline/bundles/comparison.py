@@ -15,7 +15,7 @@ from pipeline.paths import OUTPUT_OF, REPORTS, STAGES
 from .content import Bundle
 from .subject import REPORT_OF
 
-# Files that say when something was done or how long it took; what else is in them follows from the other files.
+# Files that say when something was done, how long it took or where; what else is in them follows from other files.
 _OF_THE_MOMENT = {
     "manifest.json",
     "model.json",
@@ -24,6 +24,7 @@ _OF_THE_MOMENT = {
     "health_report.json",
     "health_report.md",
     "README.md",
+    "model.torchscript.pt",  # holds the paths of the source files that it was traced from
 }
 _SPEEDS = ("tokens_per_second", "training_seconds", "peak_rss_mb", "rss_mb")
 _SPEEDS_OF_STEPS = (*_SPEEDS, "cuda_allocated_mb", "cuda_reserved_mb", "cuda_peak_mb")

@@ -198,7 +198,7 @@ def origin(checkout, tmp_path_factory) -> Project:
     (folder / "texts").mkdir()
     for number in range(20):
         draw = random.Random(number)
-        lines = [" ".join(draw.choices(WORDS, k=10)) + "." for _ in range(40)]
+        lines = [" ".join(draw.choices(WORDS, k=10)).capitalize() + "." for _ in range(40)]
         (folder / "texts" / f"{number}.txt").write_text("\n".join(lines) + "\n")
     project = Project(folder)
     project.set({**TINY, "export.formats": ["pytorch", "onnx", "torchscript"], "export.export_bundle": True})
