@@ -266,6 +266,6 @@ def _opened(path: Path) -> ExperimentDB:
         hint = "`foundry run` records one; `foundry runs rebuild` reads those in reports/ and in git"
         raise FoundryError("no run is recorded here yet", where=str(path), hint=hint)
     database = ExperimentDB(path)
-    for run_id in mark_killed(database):
+    for run_id in () if database.read_only else mark_killed(database):
         console.say(f"run {run_id[:8]} was killed: its process is gone")
     return database

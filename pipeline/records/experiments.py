@@ -94,6 +94,11 @@ class ExperimentDB(Closing):
         """Close the database."""
         self._store.close()
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it may not be written, and so can only be asked."""
+        return self._store.read_only
+
     # Writing
 
     def log_run(

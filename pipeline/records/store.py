@@ -57,6 +57,9 @@ class Closing(ABC):
 class Store(Closing):
     """An open database. Belongs to the process and the thread that opened it; close it, or use it as a context.
 
+    One that may not be written, or whose folder may not, is opened for reading: `read_only` says so. What someone else,
+    who may, commits meanwhile is perhaps not seen.
+
     Args:
         path: the file; it and its folder are made where there is none.
         migrations: the folder of migrations.
@@ -76,12 +79,18 @@ class Store(Closing):
         except OSError as error:
             message = f"the folder of the database cannot be made: {error.strerror}"
             raise RecordsError(message, where=str(path.parent), hint="see that it may be written") from error
+        self.read_only = False
         with self._explained():
             self._connection = sqlite3.connect(path, timeout=_PATIENCE_SECONDS, isolation_level=None)
-        self._connection.row_factory = sqlite3.Row
         try:
             with self._explained():
-                _patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
+                try:
+                    _patiently(lambda: self._connection.execute("PRAGMA journal_mode = WAL"))
+                except sqlite3.OperationalError as error:
+                    if _code(error) not in _NOT_WRITABLE or not path.is_file():
+                        raise
+                    self._open_for_reading()
+                self._connection.row_factory = sqlite3.Row
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._migrate(sorted(migrations.glob("*.sql")))
                 # Only now: a migration that makes a table anew must not take along the rows that refer to it.
@@ -94,6 +103,16 @@ class Store(Closing):
         """Close the database."""
         self._connection.close()
 
+    def _open_for_reading(self) -> None:
+        """Open the file anew without its log, which SQLite would have to make beside it."""
+        self._connection.close()
+        log = self.path.with_name(f"{self.path.name}-wal")
+        # What a process that was killed left in the log counts: SQLite reads it if it can, and refuses otherwise.
+        immutable = "" if log.exists() and log.stat().st_size else "&immutable=1"
+        uri = f"{self.path.absolute().as_uri()}?mode=ro{immutable}"
+        self._connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE_SECONDS, isolation_level=None)
+        self.read_only = True
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Read and write as if alone: all of the block is committed at its end, or nothing of it when it raises.
@@ -102,6 +121,9 @@ class Store(Closing):
             RecordsError: the file cannot be written, or another process holds it for a minute.
             sqlite3.IntegrityError: a statement breaks a rule of the tables (a key, a foreign key, a check).
         """
+        if self.read_only:
+            message, hint = _REASONS[sqlite3.SQLITE_READONLY]
+            raise RecordsError(message, where=str(self.path), hint=hint or "")
         with self._explained():
             # IMMEDIATE takes the right to write at once: one that reads first and asks later may be refused it.
             _patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"))
@@ -180,6 +202,9 @@ _REASONS: Mapping[int, tuple[str, str | None]] = {
     sqlite3.SQLITE_NOTADB: ("the file is no SQLite database, or is damaged", None),
     sqlite3.SQLITE_CORRUPT: ("the database is damaged", None),
 }
+
+
+_NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)  # what SQLite says of a folder, too
 
 
 def _code(error: sqlite3.Error) -> int:

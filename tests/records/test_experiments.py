@@ -226,7 +226,9 @@ def test_a_migration_that_databases_have_been_through_is_not_edited():
 
 
 def test_a_database_file_of_every_version_is_kept():
-    assert [path.stem for path in sorted(OLD.glob("*.db"))] == [f"experiments-{name[:4]}" for name in MIGRATIONS]
+    assert [path.stem for path in sorted(OLD.glob("experiments-*.db"))] == [
+        f"experiments-{name[:4]}" for name in MIGRATIONS
+    ]
 
 
 @pytest.mark.parametrize("number", [int(name[:4]) for name in MIGRATIONS])
