@@ -152,7 +152,7 @@ def _run(spec: Path, jobs: int | None, *, create: bool) -> None:
     minutes = document["budget"]["max_minutes"]
     when = None if minutes is None else time.time() + 60 * minutes
     with signals() as received:
-        Projects(sweep.name, Path(document["base"]), place).prepare()
+        Projects(sweep.name, Path(document["base"]), place).prepare(received)
         if not received:
             _supervise({"sweep": document, "when": when}, jobs, received)
         if received:

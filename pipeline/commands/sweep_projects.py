@@ -12,11 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import FoundryError
+from pipeline.errors import ExitCode, FoundryError
 from pipeline.files import write_atomic
 from pipeline.paths import DEFAULT_SPEC, OUTPUT_OF, REPORTS, work_dir
 from pipeline.spec.document import parse_document, read_document
@@ -28,6 +29,7 @@ from pipeline.sweeps.place import Place
 SHARED = ("corpus", "tokenizer")  # stages whose results trials begin with; those that sweep their settings make others
 _OWN = {".dvc", ".git", ".work", "artifacts", "dvc.lock", "reports", "specs"}
 _BASE = "base"
+_POLL_SECONDS = 0.1
 
 
 class Projects:
@@ -62,23 +64,27 @@ class Projects:
         """Where the output of a trial goes."""
         return self._folder / f"trial-{number:04}.log" if isinstance(number, int) else self._folder / f"{number}.log"
 
-    def prepare(self) -> None:
+    def prepare(self, received: Sequence[int]) -> None:
         """Bring the corpus and the tokenizer of the base up to date, for all trials to begin with.
 
+        Args:
+            received: the signals so far that ask for an end; they are passed on.
+
         Raises:
-            FoundryError: that has failed.
+            FoundryError: that has failed; the exit code is that of the stage.
         """
         with self._place.waiting(str(self._folder)):
             text = self.spec_with({})
             folder = self._make(_BASE, text, begins_with=self._home)
-            with self.start(folder, {"last": SHARED[-1]}, self.log_of(_BASE)) as process:
-                code = process.wait()
-        if code:
-            error = FoundryError(
-                "the corpus and the tokenizer of the base cannot be made", where=str(self.log_of(_BASE))
-            )
-            error.hint = "the end of that file says why"
-            raise error
+            log = self.log_of(_BASE)
+            log.unlink(missing_ok=True)
+            with self.start(folder, {"last": SHARED[-1]}, log) as process:
+                told = 0
+                while process.poll() is None:
+                    time.sleep(_POLL_SECONDS)
+                    told = pass_on(process, received, told)
+        if process.returncode and not received:
+            raise _failure(log, process.returncode)
 
     def make(self, number: int, text: str) -> Path:
         """The folder of a trial, made anew.
@@ -145,6 +151,35 @@ class Projects:
             local.set(section, key, value)
         with (target / "config.local").open("w", encoding="utf-8") as file:
             local.write(file)
+
+
+def pass_on(process: subprocess.Popen[bytes], received: Sequence[int], told: int) -> int:
+    """Hand the next signal on to a process, which stops at the first one and dies of the second.
+
+    Args:
+        process: the process.
+        received: the signals that this process has got.
+        told: how many of them the other one has.
+
+    Returns:
+        How many it has now.
+    """
+    if len(received) == told:
+        return told
+    process.send_signal(received[told])
+    return told + 1
+
+
+def _failure(log: Path, code: int) -> FoundryError:
+    said = [
+        line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("error: ")
+    ]
+    reason = said[-1].removeprefix("error: ") if said else "it was killed before it could say why"
+    message = f"the corpus and the tokenizer of the base cannot be made: {reason}"
+    error = FoundryError(message, hint=f"{log} holds everything that was said")
+    if code in {ExitCode.CORPUS, ExitCode.TOKENIZER}:
+        error.exit_code = ExitCode(code)
+    return error
 
 
 def _cache_of(home: Path) -> Path:

@@ -13,13 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import console
-from pipeline.commands.sweep_projects import Projects
+from pipeline.commands.sweep_projects import Projects, pass_on
 from pipeline.directions import direction
 from pipeline.errors import ArtifactError, ExitCode, FoundryError, Interrupted, Preempted
 from pipeline.files import canonical_json, read_artefact
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.sweeps.study import Held, Sweep
 
 _POLL_SECONDS = 0.1
-_LOOK_SECONDS = 1.0  # between two looks at the losses of a training
+_LOOK_SECONDS = 1.0  # between two looks at the losses of a training, or at workers elsewhere
 _STOPPED = (ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
 
 Signals = list[int]
@@ -79,6 +79,7 @@ class Worker:
         self._sweep, self._place, self._received = sweep, place, received
         self._projects = Projects(sweep.name, Path(sweep.document["base"]), place)
         self._objective: str = sweep.document["objective"]
+        self._prunes = sweep.document["pruning"]["pruner"] is not None
 
     def work(self, until: float | None) -> None:
         """Run trials until none is left.
@@ -92,7 +93,7 @@ class Worker:
                 with held:
                     self._run(held)
             elif self._sweep.is_unclear():
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_LOOK_SECONDS)
             else:
                 return
 
@@ -111,8 +112,8 @@ class Worker:
                 held.put_back()
                 return
             folder = self._projects.make(held.number, text)
-            ended, code = self._build(held, folder)
-            console.say(f"{name}: {self._conclude(held, folder, ended, code)}")
+            ended, code, why = self._build(held, folder)
+            console.say(f"{name}: {self._conclude(held, folder, ended, code, why)}")
         if ended != "lost":  # else the folder is another worker's by now
             shutil.rmtree(folder)
 
@@ -127,8 +128,8 @@ class Worker:
             held.beat()
             time.sleep(_POLL_SECONDS)
 
-    def _build(self, held: Held, folder: Path) -> tuple[Ended, int]:
-        """Run the trial's stages; returns how that ended and the exit code."""
+    def _build(self, held: Held, folder: Path) -> tuple[Ended, int, str]:
+        """Run the trial's stages; returns how that ended, the exit code, and why it was pruned if it was."""
         request = {
             "last": stage_of(self._objective),
             "run": held.run_id,
@@ -136,39 +137,39 @@ class Worker:
             "values": dict(held.values),
         }
         with self._projects.start(folder, request, self._projects.log_of(held.number)) as process:
-            ended = self._watch(process, held)
-        return ended, process.returncode
+            ended, why = self._watch(process, held)
+        return ended, process.returncode, why
 
-    def _watch(self, process: subprocess.Popen[bytes], held: Held) -> Ended:
-        """Wait for the end of a trial; stop it where it is to be stopped, and say which way it ended."""
+    def _watch(self, process: subprocess.Popen[bytes], held: Held) -> tuple[Ended, str]:
+        """Wait for the end of a trial; stop it where it is to be stopped, and say which way it ended and why."""
         ended: Ended = "by itself"
         looked = time.monotonic()
-        prunes = self._sweep.document["pruning"]["pruner"] is not None
-        told = 0
+        told, why = 0, ""
         while process.poll() is None:
             time.sleep(_POLL_SECONDS)
-            if len(self._received) > told:
+            told = pass_on(process, self._received, told)
+            if told:
                 ended = "stopped"
-                process.send_signal(self._received[told])  # the second one makes it stop at once
-                told += 1
             elif ended == "by itself" and not held.beat():
                 ended = "lost"
                 process.terminate()
-            elif ended == "by itself" and prunes and time.monotonic() - looked > _LOOK_SECONDS:
+            elif ended == "by itself" and self._prunes and time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                if held.should_be_pruned(_losses(held.run_id)):
+                losses = _losses(held.run_id)
+                if held.should_be_pruned(losses):
                     ended = "pruned"
+                    why = f"after {len(losses)} evaluations: validation loss {losses[-1]:.4f}, others were better"
                     process.terminate()
-        return ended
+        return ended, why
 
-    def _conclude(self, held: Held, folder: Path, ended: Ended, code: int) -> str:
+    def _conclude(self, held: Held, folder: Path, ended: Ended, code: int, why: str) -> str:
         """Tell the storage how a trial has ended; returns it in words."""
         if ended == "lost":
             return "another worker runs it now"
         if code == ExitCode.OK:
             return self._complete(held, folder)
         if ended == "pruned" and code in _STOPPED:
-            return self._prune(held)
+            return self._prune(held, why)
         if ended == "stopped":
             held.put_back()
             return "stopped; it goes on from its last checkpoint with `foundry sweep resume`"
@@ -180,7 +181,10 @@ class Worker:
         return f"failed ({code}): {message or self._projects.log_of(held.number)}"
 
     def _complete(self, held: Held, folder: Path) -> str:
-        value = objective_of(folder / REPORTS, self._objective)
+        rows = metrics_of(parse_reports(reports_in(folder / REPORTS), f"{folder / REPORTS}/"))
+        if self._prunes:
+            held.tell([row["value"] for row in rows if row["metric_name"] == "val/loss"])
+        value = objective_of(rows, self._objective)
         if value is None or not math.isfinite(value):
             message = f"its reports have no finite {self._objective}"
             held.fail(message, code=ExitCode.OK)
@@ -188,9 +192,8 @@ class Worker:
         held.complete(value)
         return f"{self._objective} {value:.6g}"
 
-    def _prune(self, held: Held) -> str:
-        losses = _losses(held.run_id)
-        message = f"pruned after {len(losses)} evaluations: validation loss {losses[-1]:.4f}, others were better"
+    def _prune(self, held: Held, why: str) -> str:
+        message = f"pruned {why}"
         held.prune(message)
         with suppress(UnknownRunError), ExperimentDB() as database:  # what could not be recorded, was warned of
             mark_pruned(database, held.run_id, message)
@@ -199,13 +202,8 @@ class Worker:
         return message
 
 
-def objective_of(reports: Path, objective: str) -> float | None:
-    """The figure that decides, in the reports of a run: of several the best, where its name says which that is.
-
-    Raises:
-        ArtifactError: a report is damaged.
-    """
-    rows = metrics_of(parse_reports(reports_in(reports), f"{reports}/"))
+def objective_of(rows: Sequence[Mapping[str, Any]], objective: str) -> float | None:
+    """The figure that decides, in the figures of a run: of several the best, where its name says which that is."""
     values = [row["value"] for row in rows if row["metric_name"] == objective and row["value"] is not None]
     if not values:
         return None

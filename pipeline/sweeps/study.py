@@ -271,12 +271,16 @@ class Held:
         self._trial.set_user_attr(HOLDER, self._holder)
         return True
 
-    def should_be_pruned(self, losses: Sequence[float]) -> bool:
-        """Tell the validation losses so far; returns whether the trial is worse than it should be."""
+    def tell(self, losses: Sequence[float]) -> None:
+        """Tell the validation losses so far, with which others are compared from now on."""
         known = self._study._storage.get_trial(self._trial._trial_id).intermediate_values  # noqa: SLF001
         for number, loss in enumerate(losses, start=1):
             if number not in known:
                 self._trial.report(self._sweep._sign * loss, number)  # noqa: SLF001 - one of this file
+
+    def should_be_pruned(self, losses: Sequence[float]) -> bool:
+        """Tell the validation losses so far; returns whether the trial is worse than it should be."""
+        self.tell(losses)
         return len(losses) >= self._sweep.document["pruning"]["min_evaluations"] and self._trial.should_prune()
 
     def complete(self, objective: float) -> None:

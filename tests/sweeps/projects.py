@@ -19,7 +19,12 @@ from test_run import COPIED, TINY, WORDS, Project
 SWEEP = "specs/sweeps/tried.yaml"
 started: list[subprocess.Popen[str]] = []  # for the fixture, which ends what a failed test leaves
 # A second or two of steps, with a checkpoint in every tenth of them.
-LONGER = {"training.max_steps": 300, "checkpointing.save_every_n_steps": 20, "training.eval_every_n_steps": 20}
+LONGER = {
+    "training.epochs": 100,
+    "training.max_steps": 300,
+    "checkpointing.save_every_n_steps": 20,
+    "training.eval_every_n_steps": 20,
+}
 
 
 def make_project(checkout: Path, folder: Path) -> Project:
