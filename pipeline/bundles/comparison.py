@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,8 @@ from pipeline.artefacts import kind_of
 from pipeline.errors import EXIT_CODE_OF, ExitCode
 from pipeline.files import MANIFEST, canonical_json, parse_artefact, read_artefact, read_text, sha256_bytes
 from pipeline.paths import OUTPUT_OF, REPORTS, STAGES
+from pipeline.records.ledger import LEDGER, read_ledger
+from pipeline.records.ledger_difference import parting_of
 
 from .content import Bundle
 from .subject import REPORT_OF
@@ -24,6 +27,7 @@ _OF_THE_MOMENT = {
     "health_report.json",
     "health_report.md",
     "README.md",
+    LEDGER,  # says what the training was executed on; its steps are compared below
     "model.torchscript.pt",  # holds the paths of the source files that it was traced from
 }
 _SPEEDS = ("tokens_per_second", "training_seconds", "peak_rss_mb", "rss_mb")
@@ -53,8 +57,8 @@ class Compared:
     Attributes:
         stage: that made it.
         name: the file.
-        packed: its SHA-256 in the bundle, or that of what is the same in every run.
-        replayed: the same of the replay.
+        packed: its SHA-256 in the bundle, or that of what is the same in every run; of a ledger, how many steps.
+        replayed: the same of the replay; of a ledger, where it parted.
     """
 
     stage: str
@@ -104,7 +108,7 @@ def compare(bundle: Bundle, project: Path) -> Verdict:
     Raises:
         ArtifactError: an output or a report of the replay is missing or damaged.
     """
-    rows = [*_files(bundle, project), *_reports(bundle, project)]
+    rows = [*_files(bundle, project), *_steps(bundle, project), *_reports(bundle, project)]
     rows.sort(key=lambda row: STAGES.index(row.stage))
     there = bundle.json(DESCRIPTION)["training"]
     here = read_artefact(project / DESCRIPTION, "model")["training"]
@@ -136,6 +140,18 @@ def _pairs(stage: str, form: str, there: Mapping[str, str], here: Mapping[str, s
 
 def _lasts(name: str) -> bool:
     return PurePosixPath(name).name not in _OF_THE_MOMENT
+
+
+def _steps(bundle: Bundle, project: Path) -> Iterator[Compared]:
+    """The steps of the training, which say where it went another way."""
+    member = (OUTPUT_OF["train"] / LEDGER).as_posix()
+    if member in bundle.names:
+        with tempfile.TemporaryDirectory() as scratch:
+            bundle.unpack(member, Path(scratch) / LEDGER)
+            there = read_ledger(Path(scratch) / LEDGER)
+        parting = parting_of(there, read_ledger(project / member))
+        steps = f"{len(there.steps)} steps"
+        yield Compared("train", member, steps, steps if parting is None else f"parted at {parting}")
 
 
 def _reports(bundle: Bundle, project: Path) -> Iterator[Compared]:

@@ -14,6 +14,7 @@ from pipeline.data.pictures import PICTURE_SOURCES, files_of_source
 from pipeline.data.sources import own_files
 from pipeline.files import MANIFEST, json_text, read_artefact, sha256_bytes, sha256_file, sync_folder
 from pipeline.paths import OUTPUT_OF, work_dir
+from pipeline.records.ledger import LEDGER
 from pipeline.records.run_files import to_file
 from pipeline.spec.lock import lock_of
 
@@ -24,7 +25,7 @@ from .private import made_relative, require_portable, require_public
 from .subject import Subject, find_subject
 
 _PLAIN_FOLDERS = ("train", "validate")  # of the outputs of these stages, all but weights is packed
-_BINARY = (".safetensors", ".model", ".png")  # endings of members that hold no text
+_NOT_READ = (".safetensors", ".model", ".png", LEDGER)  # endings of members without words: tensors, pictures, hashes
 _DOWNLOADED = ("wheel", "url")  # kinds of source whose file lies among the downloads, under its hash
 
 Members = dict[str, bytes | Path]
@@ -80,7 +81,7 @@ def pack_subject(
         {
             name: source if isinstance(source, bytes) else source.read_bytes()
             for name, source in members.items()
-            if not name.startswith(("data/", "downloads/")) and not name.endswith(_BINARY)
+            if not name.startswith(("data/", "downloads/")) and not name.endswith(_NOT_READ)
         }
     )
     path = Path(f"repro_{subject.identity}.zip" if target is None else target)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RUN, commit, git, record
+from described import EXECUTION
 from forged import indexed, members_of, zipped
 from test_run import COPIED, TINY, WORDS, Project
 from tiny_models import model_folder
@@ -26,7 +27,8 @@ from pipeline.bundles.pack import create_repro_bundle
 from pipeline.bundles.packages import differing
 from pipeline.bundles.replay import Plan, replay
 from pipeline.errors import ExitCode, FoundryError
-from pipeline.files import read_json, sha256_bytes
+from pipeline.files import read_json, sha256_bytes, write_manifest
+from pipeline.records.ledger import LedgerWriter
 from pipeline.spec import load_spec
 
 
@@ -179,6 +181,41 @@ def test_other_figures_and_another_execution_are_named(sound, project, tmp_path)
 
     assert [row.name for row in verdict.rows if not row.equal] == ["reports/history.csv"]
     assert verdict.execution == ("num_threads: 1 there, 2 here",)
+
+
+@pytest.mark.integration
+def test_the_step_at_which_a_training_went_another_way_is_named(project, tmp_path):
+    with_ledger(project / "artifacts/model", losses=(3.0, 2.0))
+    record(project)
+    bundle = create_repro_bundle(RUN, tmp_path / "with_ledger.zip")
+    same, other = tmp_path / "same", tmp_path / "other"
+    for folder, losses in ((same, (3.0, 2.0)), (other, (3.0, 2.5))):
+        shutil.copytree(project, folder)
+        (folder / "artifacts/model/ledger.jsonl").unlink()
+        with_ledger(folder / "artifacts/model", losses=losses, python="3.12.0")
+
+    with Bundle(bundle) as opened:
+        equal, parted = compare(opened, same), compare(opened, other)
+
+    assert equal.equal
+    (row,) = (row for row in parted.rows if not row.equal)
+    assert (row.packed, row.replayed[:36]) == ("2 steps", "parted at step 2 (epoch 1, batch 2):")
+    assert parted.exit_code == ExitCode.TRAINING
+
+
+def with_ledger(model: Path, *, losses: tuple[float, ...], python: str = "3.11.0") -> None:
+    """Give a model a ledger with a step for each loss."""
+    executed = {**EXECUTION, "strategy": "single", "processes": 1, "devices": 1, "python": python, "numpy": "2.0.0"}
+    begin = {"inputs": {}, "code": {}, "tensors": ["embed"], "marked_every": 1, "weights": b"mark"}
+    path = model.parent / "growing.jsonl"
+    ledger = LedgerWriter(path, begin=lambda: begin, environment=executed, after_step=0, head=None)
+    for step, loss in enumerate(losses, start=1):
+        marks = {"gradients": b"mark", "weights": b"mark"}
+        ledger.append(
+            {"step": step, "epoch": 1, "batch": step, "data": "0" * 16, "loss": loss, "gradient_norm": 1.0} | marks
+        )
+    ledger.finish(model, steps=len(losses), weights=["model.safetensors"])
+    write_manifest(model, stage="train", sections={}, inputs={})
 
 
 # A run of every stage
