@@ -140,13 +140,12 @@ def _where(stage: str, folders: list[Path], files: list[str]) -> str:
 
 def _document(name: str, one: list[str], two: list[str]) -> str:
     """The first document of a split that differs."""
-    pairs = list(zip(one, two, strict=False))
-    differing = [number for number, (mine, other) in enumerate(pairs) if mine != other]
-    if not differing:
+    number = next((n for n, (mine, other) in enumerate(zip(one, two, strict=False)) if mine != other), None)
+    if number is None:
         return f"{name}: {len(one)} documents in one, {len(two)} in the other"
-    mine, other = (json.loads(line) for line in pairs[differing[0]])
-    place = f"{name}, document {differing[0] + 1} of {len(one)} ({mine['id']})"
-    if mine["id"] != other["id"]:
+    mine, other = json.loads(one[number]), json.loads(two[number])
+    place = f"{name}, document {number + 1} of {len(one)} ({mine['id']})"
+    if one[number] in two or two[number] in one:  # one came or went, or they stand in another order
         return f"{place}: {other['id']} in the other"
     if mine["text"] == other["text"]:
         return f"{place}: another label or target"

@@ -1,4 +1,4 @@
-"""Measures what training takes besides its steps: saving checkpoints, and reading batches of a very large token file.
+"""Measures what training takes besides its steps: checkpoints, the ledger, batches of a very large token file.
 
 python tests/bench/overheads.py                                  to the screen, in a minute or two
 python tests/bench/overheads.py --write docs/performance.md      and put the table into the document
@@ -25,7 +25,8 @@ from pipeline.spec import Spec, load_spec
 
 _SMALL, _LARGE = 10_000_000, 10_000_000_000  # bytes of a token file
 _BATCHES = 2000
-_ROOM = 0.02  # of the time of the steps in between that a checkpoint may take
+_ROOM = 0.02  # of the time of the steps in between that a checkpoint may take, and of a step for the ledger
+_COLD_BYTES = 100_000_000  # more than the caches hold: in a step, weights and gradients come from memory
 
 
 def loading(settings: dict[str, Any], clock: Clock) -> None:
@@ -63,6 +64,47 @@ def loading(settings: dict[str, Any], clock: Clock) -> None:
         )
 
 
+def noting(settings: dict[str, Any], clock: Clock) -> None:
+    """Note steps in a ledger: marks of gradients and weights, the hash of a batch, the line itself."""
+    import hashlib
+
+    import numpy as np
+    import torch
+
+    from pipeline.models.transformer import Transformer
+    from pipeline.records.ledger import LEDGER, LedgerWriter
+    from pipeline.stages.train_ledger import line_of
+    from pipeline.training.distributed import ALONE
+    from pipeline.training.ledger import Teller
+    from pipeline.training.marks import bytes_of
+    from pipeline.training.step import Gradients
+
+    model = Transformer(**settings["model"])
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    batch = [torch.zeros(settings["batch_size"], settings["model"]["max_seq_len"], dtype=torch.int64)] * 2
+    cold = np.zeros(_COLD_BYTES, np.uint8)
+    with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
+        path = Path(scratch) / LEDGER
+        teller = Teller(model, ALONE)
+        begin = {"inputs": {}, "code": {}, "tensors": teller.marker.names, "marked_every": 1}
+        writer = LedgerWriter(path, begin=lambda: begin, environment={}, after_step=0, head=None)
+        teller.tell = lambda entry: writer.append(line_of(entry))
+        before = path.stat().st_size
+        times = []
+        for step in range(1, settings["noted"] + 1):
+            cold += 1
+            began = time.perf_counter()
+            digest = hashlib.sha256()
+            for tensor in batch:
+                digest.update(bytes_of(tensor).data)
+            found = Gradients(10.0, 1, 1.0, data=digest.hexdigest()[:16], marks=teller.marker.gradients())
+            teller.saw(step, epoch=1, batch=step, found=found)
+            times.append(time.perf_counter() - began)
+        size = (path.stat().st_size - before) / settings["noted"]
+    clock.report({"note_ms": statistics.median(times) * 1e3, "note_bytes": size})
+
+
 def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
     """All figures of a spec, each measured in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
@@ -70,6 +112,7 @@ def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
         training = {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}
         step = in_child("bench_parts:step", settings, training)["parts_ms"]["whole"]
         saving = in_child("bench_parts:files", settings)
+        noted = in_child("overheads:noting", {**settings, "noted": 10 if quick else 200})
         of_file = {"batches": 20 if quick else _BATCHES, **settings}
         sizes = (_SMALL // 100, _SMALL) if quick else (_SMALL, _LARGE)
         read = [in_child("overheads:loading", {**of_file, "token_bytes": size}) for size in sizes]
@@ -78,6 +121,7 @@ def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
         "step_ms": step,
         "save_ms": saving["times"]["checkpoint: save and remove"]["p50_ms"],
         "checkpoint_mb": saving["checkpoint_mb"],
+        **noted,
         "loading": read,
     }
 
@@ -85,6 +129,11 @@ def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
 def share_of_saving(figures: dict[str, Any]) -> float:
     """What a checkpoint takes of the time of the steps that lie between it and the next."""
     return float(figures["save_ms"] / (figures["interval"] * figures["step_ms"]))
+
+
+def share_of_ledger(figures: dict[str, Any]) -> float:
+    """What noting a step in the ledger takes of its time."""
+    return float(figures["note_ms"] / figures["step_ms"])
 
 
 def table_of(figures: dict[str, Any]) -> str:
@@ -97,6 +146,11 @@ def table_of(figures: dict[str, Any]) -> str:
             f"a checkpoint of {figures['checkpoint_mb']:.1f} MB, every {figures['interval']} steps",
             f"{figures['save_ms']:.0f} ms",
             f"{share_of_saving(figures):.2%} (at most {_ROOM:.0%})",
+        ),
+        (
+            f"a line of the ledger, {figures['note_bytes']:.0f} bytes, every step",
+            f"{figures['note_ms']:.1f} ms",
+            f"{share_of_ledger(figures):.2%} (at most {_ROOM:.0%})",
         ),
     ]
     rows += [
