@@ -114,24 +114,34 @@ def first_other_batch(one: Project, two: Project) -> int:
     return next(differing) // 2 + 1
 
 
-def test_a_bit_of_the_corpus_is_traced_to_its_document_and_to_the_first_batch_that_holds_it(before, encoded, tmp_path):
+def flip_a_bit(text: str) -> str:
+    return text.replace("g", chr(ord("g") ^ 1), 1)
+
+
+def swap_two_words(text: str) -> str:
+    """The tokenizer stays as it was, and so do the tokens of every other document."""
+    return re.sub(r"(quick) (brown)", r"\2 \1", text, count=1)
+
+
+@pytest.mark.parametrize("change", [flip_a_bit, swap_two_words])
+def test_a_change_of_the_corpus_is_traced_to_its_document_and_its_first_batch(before, encoded, tmp_path, change):
     after = copied(encoded, tmp_path / "after")
     notes = (after.folder / "notes.jsonl").read_text().splitlines(keepends=True)
-    place = notes[22].index("g")
-    notes[22] = notes[22][:place] + chr(ord("g") ^ 1) + notes[22][place + 1 :]
-    (after.folder / "notes.jsonl").write_text("".join(notes))
+    number = next(number for number in range(20, 36) if change(notes[number]) != notes[number])
+    old, new = notes[number], change(notes[number])
+    (after.folder / "notes.jsonl").write_text("".join([*notes[:number], new, *notes[number + 1 :]]))
     for stage in ("corpus", "tokenizer", "train"):
         assert after.run(stage) == (0, "")
 
     said = differ(before, after)
 
     corpus, tokenizer, train = said["stages"][:3]
+    place = next(place for place in range(len(old)) if old[place] != new[place])
+    at = place - len('{"text": "') + 1
+    where = rf"train.jsonl, document {number + 1} of 36 \(notes.jsonl#\w+\), character {at}: "
     assert (said["equal"], said["first"]) == (False, "corpus")
     assert verdicts(said) == ["differs"] * 3
-    at = place - len('{"text": "') + 1
-    assert re.fullmatch(
-        rf"train.jsonl, document 23 of 36 \(notes.jsonl#\w+\), character {at}: 'g' → 'f'", corpus["where"]
-    )
+    assert re.fullmatch(f"{where}'{old[place]}' → '{new[place]}'", corpus["where"])
     assert causes(corpus) == [("input", "notes.jsonl")]
     assert causes(tokenizer) == [("stage", "corpus")]
     assert causes(train) == [("stage", "tokenizer")]
@@ -150,14 +160,29 @@ def test_another_seed_parts_before_the_first_step(before, changed):
     assert causes(train) == [("setting", "reproducibility.random_seed")]
 
 
-def test_another_setting_parts_where_it_first_counts(before, changed):
-    said = differ(before, changed(("learning_rate: 0.001", "learning_rate: 0.001, max_grad_norm: 0.75")))
+def test_another_setting_parts_where_it_first_counts(before, changed, tmp_path):
+    after = changed(("learning_rate: 0.001", "learning_rate: 0.001, max_grad_norm: 0.75"))
+
+    said = differ(before, after)
 
     lines = [json.loads(line) for line in before.ledger().splitlines()[1:-1]]
     clipped = next(line["step"] for line in lines if line["gradient_norm"] > 0.75)
     train = training(said)
     assert (train["parting"]["step"], train["parting"]["what"]) == (clipped, "weights")
     assert train["causes"] == [{"kind": "setting", "name": "training.max_grad_norm", "old": 1.0, "new": 0.75}]
+
+    shutil.copytree(before.folder / "artifacts/model", tmp_path / "alone")
+    arguments = ["diff-runs", str(tmp_path / "alone"), str(after.folder / "artifacts/model"), "--exit-code"]
+    done = CliRunner().invoke(foundry, arguments, catch_exceptions=False)
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 1
+    assert lines[1:3] == ["  corpus     equal", "  tokenizer  equal"]  # both were made from the same tokens
+    assert lines[3].startswith(
+        f"  train      differs: step {clipped} (epoch 1, batch {2 * clipped - 1}): other weights"
+    )
+    assert lines[4].startswith("             tensors: embed_tokens.weight, ")
+    assert lines[5] == "             setting training.max_grad_norm: 1.0 → 0.75"
+    assert lines[-1] == "they part in the stage train"
 
 
 def test_another_line_of_code_parts_where_it_first_runs(before, changed, checkout, tmp_path):
@@ -217,26 +242,6 @@ def test_what_is_the_same_is_said_to_be_equal_and_a_bit_of_the_weights_is_damage
         with pytest.raises(ArtifactError) as caught:
             CliRunner().invoke(foundry, arguments, catch_exceptions=False)
         assert caught.value.where == str(weights)
-
-
-def test_a_model_folder_alone_says_what_it_was_made_from(before, changed, tmp_path):
-    shutil.copytree(before.folder / "artifacts/model", tmp_path / "alone")
-    after = changed(("learning_rate: 0.001", "learning_rate: 0.002"))
-
-    done = CliRunner().invoke(
-        foundry, ["diff-runs", str(tmp_path / "alone"), str(after.folder / "artifacts/model"), "--exit-code"]
-    )
-
-    lines = done.stdout.splitlines()
-    assert done.exit_code == 1
-    assert lines[1:4] == [
-        "  corpus     equal",
-        "  tokenizer  equal",
-        "  train      differs: step 1 (epoch 1, batch 1): other weights after the same gradients",
-    ]
-    assert lines[4].startswith("             tensors: embed_tokens.weight, ")
-    assert lines[5] == "             setting training.learning_rate: 0.001 → 0.002"
-    assert lines[-1] == "they part in the stage train"
 
 
 def test_a_recorded_run_stands_for_its_model_while_that_is_here(before, tmp_path, monkeypatch):
