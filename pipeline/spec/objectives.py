@@ -8,7 +8,8 @@ from pipeline.artefacts import artefact_schema
 from pipeline.spec.nearest import closest
 
 _OF_HISTORY = ("train/loss", "val/loss", "train/epoch_loss", "val/epoch_loss")
-_FREE = {"baseline/": "validate", "export/": "export"}  # what follows is named by the task, or by the format
+# What follows is named by the shape of a report, by the task, or by the format.
+_FREE = {"corpus/": "corpus", "tokenizer/": "tokenizer", "baseline/": "validate", "export/": "export"}
 
 
 def stage_of(objective: str) -> str | None:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENT
+from documents import DOCUMENT, document
 
+from pipeline.commands.sweep_worker import open_sweep
 from pipeline.errors import FoundryError
 from pipeline.sweeps import study
 from pipeline.sweeps.study import MOST_KILLS
@@ -321,6 +322,18 @@ def test_a_storage_that_cannot_be_opened_is_one_clear_error(tmp_path, where):
 
     assert caught.value.where
     assert caught.value.hint
+
+
+def test_without_optuna_the_error_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in ("storage", "study"):
+        monkeypatch.delitem(sys.modules, f"pipeline.sweeps.{name}", raising=False)
+
+    with pytest.raises(FoundryError, match="a sweep needs Optuna") as caught:
+        open_sweep(document())
+
+    assert "model-foundry[sweep]" in caught.value.hint
 
 
 def test_a_server_that_does_not_answer_is_one_clear_error():
