@@ -501,12 +501,17 @@ def test_experiments_run_and_show(project):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     change = "specs/experiment.yaml:training.learning_rate=1e-3"
 
-    subprocess.run([*dvc, "exp", "run", "-S", change], cwd=project.folder, env=environment, check=True)
+    subprocess.run(
+        [*dvc, "exp", "run", "-n", "fast-one", "-S", change], cwd=project.folder, env=environment, check=True
+    )
     shown = subprocess.run(
         [*dvc, "exp", "show", "--csv"], cwd=project.folder, env=environment, check=True, capture_output=True, text=True
     )
 
     assert "0.001" in shown.stdout
+    compared = json.loads(project.run("compare", "HEAD", "fast-one", "--json")[1])
+    assert compared["settings"]["training.learning_rate"]["fast-one"] == 0.001
+    assert "best_val_loss" in compared["metrics"]
     assert "# yaml-language-server" in project.spec.read_text()
 
 

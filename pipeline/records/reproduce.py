@@ -87,7 +87,7 @@ Model Foundry {record["toolkit_version"]}. The files that are named here stand b
 ```sh
 python{version} -m venv .venv && . .venv/bin/activate
 pip install -r "$RUN/requirements.txt"
-pip install --no-deps -e .
+pip install --no-deps -e .   # in another repository than Model Foundry's: model-foundry=={record["toolkit_version"]}
 ```
 
 The run had Python {environment["python"]}.

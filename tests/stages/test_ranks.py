@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.files import sha256_file
+from pipeline.records.experiments import ExperimentDB
 
 pytestmark = pytest.mark.e2e
 
@@ -100,6 +101,11 @@ class Project:
     def hashes(self) -> list[str]:
         return [sha256_file(self.folder / f"artifacts/model/{name}.safetensors") for name in ("model", "final")]
 
+    def recorded(self) -> list[str]:
+        """How each start of the train stage ended, as the records say, the first one first."""
+        with ExperimentDB(self.folder / ".work/experiments.db") as database:
+            return [run["status"] for run in reversed(database.list_runs())][2:]  # after corpus and tokenizer
+
     def metrics(self) -> dict[str, object]:
         return json.loads((self.folder / "reports/training_metrics.json").read_text())
 
@@ -171,6 +177,7 @@ def test_two_ranks_train_what_one_process_trains_with_twice_the_rows(make):
         assert mine["train_loss"] == pytest.approx(other["train_loss"], abs=1e-5)
         assert mine["val_loss"] == pytest.approx(other["val_loss"], abs=1e-5)
     assert said.count(": validation loss") == 2  # one rank speaks
+    assert two.recorded() == ["completed"]
 
 
 def test_a_signal_to_one_rank_stops_all_of_them(make):
@@ -294,6 +301,7 @@ def test_torchrun_starts_what_the_spec_left_open(make):
     assert left_open.metrics()["world"] == {"strategy": "ddp", "processes": 2, "devices": 2}
     assert left_open.hashes() == asked.hashes()
     assert said.count(": validation loss") == 2
+    assert left_open.recorded() == ["completed"]
 
 
 @pytest.mark.slow
@@ -303,6 +311,7 @@ def test_torchrun_passes_a_stop_on_and_the_status_says_so(make):
     project.stop_at(6, ranks=2)
 
     assert "resuming after step" in project.finish(ranks=2)
+    assert project.recorded() == ["interrupted", "completed"]
 
 
 @pytest.mark.slow

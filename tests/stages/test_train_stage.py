@@ -19,6 +19,7 @@ from train_project import SPEC, Project, encoded_project
 from pipeline.files import sha256_file
 from pipeline.models.store import load_model
 from pipeline.paths import SCHEMAS
+from pipeline.records.experiments import ExperimentDB
 from pipeline.records.ledger import verify_ledger_of
 from pipeline.spec import load_spec
 from pipeline.spec.lock import lock_of
@@ -106,6 +107,20 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(projec
     histories = [(folder / "reports/history.csv").read_text() for folder in (project.folder, trained.folder)]
     kept = [[line.split(",")[:5] + line.split(",")[6:7] for line in text.splitlines()] for text in histories]
     assert kept[0] == kept[1]  # all but throughput and memory
+    ended = "killed" if code < 0 else "interrupted"
+    assert recorded(project.folder) == [(ended, True)] * len(stops) + [("completed", True)]
+
+
+def recorded(folder: Path) -> list[tuple[str, bool]]:
+    """How each start of the train stage ended, the first one first, and whether the steps it got to are known."""
+    with ExperimentDB(folder / ".work/experiments.db") as database:
+        records = [database.get_record(run["run_id"]) for run in reversed(database.list_runs())]
+    trainings = records[2:]  # after corpus and tokenizer
+    assert {record["origin"] for record in records} == {"stage"}
+    return [
+        (record["status"], any((row["metric_name"], row["step"]) == ("train/loss", 5) for row in record["metrics"]))
+        for record in trainings
+    ]
 
 
 def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was_not(encoded, tmp_path):
