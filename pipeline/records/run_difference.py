@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from pipeline.errors import ArtifactError
 from pipeline.files import read_text
 from pipeline.paths import STAGES
 from pipeline.spec.difference import NOT_THERE, differences_of
@@ -185,13 +186,20 @@ def _code(stage: str, first: Trained, second: Trained, ledgers: tuple[Ledger, Le
 
 
 def _locked_code(stage: str, side: Trained) -> dict[str, str]:
-    """File or folder → hash of the code of a stage in the dvc.lock of its project; empty where there is none."""
+    """File or folder → hash of the code of a stage in the dvc.lock of its project; empty where there is none.
+
+    Raises:
+        ArtifactError: the file is there and is none of DVC's.
+    """
     path = side.project / "dvc.lock" if side.project is not None else None
     if path is None or not path.is_file():
         return {}
-    stages = yaml.safe_load(read_text(path)).get("stages", {})
-    deps = stages.get(stage, {}).get("deps", [])
-    return {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith("pipeline/")}
+    try:
+        deps = yaml.safe_load(read_text(path))["stages"].get(stage, {}).get("deps", [])
+        return {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith("pipeline/")}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        hint = "take it from git again: git checkout dvc.lock"
+        raise ArtifactError("this is not what DVC writes", where=str(path), hint=hint) from error
 
 
 def _ledgers(first: Trained, second: Trained) -> tuple[Ledger, Ledger] | None:

@@ -275,3 +275,23 @@ def test_an_output_that_was_built_again_since_is_not_taken_for_that_of_the_model
 
     assert verdicts(said) == ["equal", "equal", "equal"]  # the model is still that of the corpus before
     assert read_encoded(after.folder / "artifacts/tokenizer", "train").documents == 36
+
+
+def test_the_code_of_other_stages_is_that_which_dvc_locked(encoded, tmp_path):
+    after = copied(encoded, tmp_path / "after")
+    (after.folder / "notes.jsonl").write_text((after.folder / "notes.jsonl").read_text().replace("fox", "cat"))
+    for stage in ("corpus", "tokenizer"):
+        assert after.run(stage) == (0, "")
+    before = copied(encoded, tmp_path / "before")
+    for project, digest in ((before, "a"), (after, "b")):
+        deps = [{"path": "pipeline/data/corpus.py", "md5": digest}, {"path": "notes.jsonl", "md5": digest}]
+        (project.folder / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"corpus": {"deps": deps}}}))
+
+    said = differ(before, after)
+
+    assert causes(said["stages"][0]) == [("input", "notes.jsonl"), ("code", "pipeline/data/corpus.py")]
+    assert [stage["verdict"] for stage in said["stages"]] == ["differs", "differs", *["not compared"] * 3]
+
+    (after.folder / "dvc.lock").write_text("[")
+    with pytest.raises(ArtifactError, match="not what DVC writes"):
+        differ(before, after)
