@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from pipeline.directions import direction
 from pipeline.errors import ArtifactError, ExitCode, FoundryError, Interrupted, Preempted
 from pipeline.files import canonical_json, read_artefact
 from pipeline.paths import REPORTS, STAGES, status_file, work_dir
-from pipeline.records.experiments import ExperimentDB, UnknownRunError, default_database
+from pipeline.records.experiments import ExperimentDB, default_database
 from pipeline.records.reports import metrics_of, parse_reports, reports_in
 from pipeline.records.run_files import mark_pruned
 from pipeline.records.unfinished import history_of, run_folder_of
@@ -195,8 +195,11 @@ class Worker:
     def _prune(self, held: Held, why: str) -> str:
         message = f"pruned {why}"
         held.prune(message)
-        with suppress(UnknownRunError), ExperimentDB() as database:  # what could not be recorded, was warned of
-            mark_pruned(database, held.run_id, message)
+        try:
+            with ExperimentDB() as database:
+                mark_pruned(database, held.run_id, message)
+        except FoundryError as error:
+            console.warn(f"the run of trial {held.number} is not recorded as pruned: {error}")
         if checkpoints := run_folder_of(default_database(), held.run_id):
             shutil.rmtree(checkpoints)
         return message
