@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory", "directions"}
+FLOOR = {"errors", "artefacts", "files", "paths", "ranks", "console", "revision", "memory", "directions", "closing"}
 ROOMS = {
     "spec",
     "records",

@@ -22,8 +22,9 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
+
+from pipeline.closing import Closing
 
 from .errors import BundleError
 
@@ -196,7 +197,7 @@ def _place(name: str) -> str:
 # Reading
 
 
-class Archive:
+class Archive(Closing):
     """An archive that is laid out exactly as `write_archive` lays one out. The bytes of members are not yet checked.
 
     Args:
@@ -219,14 +220,6 @@ class Archive:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -19,10 +19,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline.artefacts import kind_of
+from pipeline.closing import Closing
 from pipeline.errors import ArtifactError
 from pipeline.files import MANIFEST, parse_artefact
 from pipeline.paths import OUTPUT_OF, STAGES
@@ -66,7 +66,7 @@ def may_hold(name: str) -> bool:
     return name in _ALONE or any(pattern.fullmatch(name) for pattern in _PATTERNS)
 
 
-class Bundle:
+class Bundle(Closing):
     """A bundle of which every byte has been checked: what its index says of a member is true.
 
     Args:
@@ -86,14 +86,6 @@ class Bundle:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.compare_states import State
 from pipeline.commands.run_comparison import Comparison, tables
+from pipeline.commands.web_page import html_table, web_page, without_prolog
 from pipeline.errors import FoundryError
 from pipeline.files import write_atomic
 
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _USUAL = ("train/loss", "val/loss")
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
-  table {{ border-collapse: collapse; margin: 1rem 0; }}
-  th, td {{ border-bottom: 1px solid #ddd; padding: 0.2rem 0.8rem; text-align: left; }}
-  svg {{ max-width: 100%; height: auto; }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
 
 
 def draw_states(states: Sequence[State], names: Sequence[str], target: Path) -> None:
@@ -54,19 +39,12 @@ def page(states: Sequence[State], comparison: Comparison, names: Sequence[str]) 
     Raises:
         FoundryError: as for `draw_states`, for metrics that are named.
     """
-    parts = [_table(["compared", "what"], [[state.heading, state.about] for state in states])]
-    parts += [_table(*table) for table in tables(comparison)]
+    parts = [html_table(["compared", "what"], [[state.heading, state.about] for state in states])]
+    parts += [html_table(*table) for table in tables(comparison)]
     if names or any(_points(state, name) for state in states for name in _USUAL):
         svg = _image(states, names or _USUAL, "svg", "the page").decode()
-        parts.append(svg[svg.index("<svg") :])
-    title = " · ".join(escape(state.heading) for state in states)
-    return _PAGE.format(title=title, body="\n".join(parts))
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    return "\n".join(["<table>", f"<tr>{head}</tr>", *(f"<tr>{line}</tr>" for line in lines), "</table>"])
+        parts.append(without_prolog(svg))
+    return web_page(" · ".join(state.heading for state in states), "\n".join(parts))
 
 
 def _image(states: Sequence[State], names: Sequence[str], form: str, where: str) -> bytes:

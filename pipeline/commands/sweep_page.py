@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.web_page import html_table, web_page, without_prolog
 from pipeline.errors import FoundryError
 from pipeline.sweeps.report import Summary, number_text, tables
 
@@ -15,21 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-  body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
-  table {{ border-collapse: collapse; margin: 1rem 0; }}
-  th, td {{ border-bottom: 1px solid #ddd; padding: 0.2rem 0.8rem; text-align: left; }}
-  svg {{ max-width: 100%; height: auto; }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
 _MOST_TICKS = 7  # values of a dimension that all get a tick
 _COLORS = "viridis"  # the best is dark
 
@@ -40,18 +26,11 @@ def page(found: Summary) -> str:
     Raises:
         FoundryError: matplotlib is not installed.
     """
-    shown = [f"<h2>{escape(title)}</h2>\n{_table(headings, rows)}" for title, headings, rows in tables(found)]
+    shown = [f"<h2>{escape(title)}</h2>\n{html_table(headings, rows)}" for title, headings, rows in tables(found)]
     image = io.StringIO()
     _figure(found).savefig(image, format="svg", metadata={"Date": None})
-    svg = image.getvalue()
-    body = "\n".join([shown[0], svg[svg.index("<svg") :], *shown[1:]])
-    return _PAGE.format(title=escape(f"Sweep {found.name}"), body=body)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return "\n".join(["<table>", f"<tr>{head}</tr>", *(f"<tr>{line}</tr>" for line in lines), "</table>"])
+    body = "\n".join([shown[0], without_prolog(image.getvalue()), *shown[1:]])
+    return web_page(f"Sweep {found.name}", body)
 
 
 def _figure(found: Summary) -> Figure:

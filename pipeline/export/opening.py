@@ -7,11 +7,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from pipeline.closing import Closing
 from pipeline.errors import ExportError
 from pipeline.export.source import Inputs, Logits
 
@@ -94,7 +94,7 @@ class Process:
         return answer
 
 
-class Runner:
+class Runner(Closing):
     """An exported model, open in a process: see `Process.open`. Use it in a `with` block.
 
     Attributes:
@@ -105,14 +105,6 @@ class Runner:
     def __init__(self, process: Process, path: Path) -> None:
         self._process, self._path, self.name = process, path, process.name
         self.uses_torch: bool = self._ask({"open": str(path)})["torch"]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process."""

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.closing import Closing
 from pipeline.errors import FoundryError
 from pipeline.paths import work_dir
 
-from .store import Closing, Store, now
+from .store import Store, now
 
 STATUSES = ("running", "completed", "failed", "interrupted", "killed", "pruned")
 Mode = Literal["min", "max"]

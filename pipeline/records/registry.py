@@ -17,6 +17,7 @@ from pathlib import Path
 from sqlite3 import Connection, Row
 from typing import Any
 
+from pipeline.closing import Closing
 from pipeline.errors import ArtifactError, FoundryError
 from pipeline.files import manifest_hash
 from pipeline.paths import is_registered_name, registry_dir
@@ -31,7 +32,7 @@ from pipeline.records.registered import (
 )
 from pipeline.records.registry_files import as_registered, copy, incoming, move_in, remove, writing
 from pipeline.records.registry_rows import ANCESTORS, DESCENDANTS, insert, note, query_of
-from pipeline.records.store import Closing, Store, now
+from pipeline.records.store import Store, now
 from pipeline.records.versions import FIRST, Bump, Version, bump_between
 from pipeline.spec.difference import NOT_THERE, differences
 

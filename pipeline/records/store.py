@@ -16,14 +16,13 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from pipeline.closing import Closing
 from pipeline.errors import FoundryError
 
 _PATIENCE_SECONDS = 60.0  # a write takes a millisecond: who waits longer than this has met a process that hangs
@@ -36,22 +35,6 @@ Parameters = Sequence[Any] | Mapping[str, Any]
 
 class RecordsError(FoundryError):
     """A database of records cannot be opened, read or written."""
-
-
-class Closing(ABC):
-    """What is closed when its block ends, however it ends."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of what is open."""
 
 
 class Store(Closing):

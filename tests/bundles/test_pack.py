@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import RUN, commit, git, record
 from forged import members_of
+from recorded_run import RUN, commit, git, record
 from tiny_models import flip, model_folder
 
 from pipeline.bundles.content import Bundle

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import RUN, commit, git, record
 from described import EXECUTION
 from forged import indexed, members_of, zipped
+from recorded_run import RUN, commit, git, record
 from test_run import COPIED, TINY, WORDS, Project
 from tiny_models import model_folder
 
