@@ -225,7 +225,7 @@ def test_a_changed_learning_rate_runs_training_onward_and_going_back_trains_noth
     code, out, err = compared
     assert (code, err) == (0, "")
     assert re.search(r"^training\.learning_rate +0\.002 +0\.001$", out, re.MULTILINE)
-    assert re.search(r"^training_metrics: .*loss.*(better|worse)$", out, re.MULTILINE)
+    assert re.search(r"^best_val_loss .*(better|worse)$", out, re.MULTILINE)
 
 
 def test_text_is_generated_the_same_for_the_same_seed(project):

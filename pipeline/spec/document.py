@@ -52,8 +52,8 @@ _CORE: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
 _BEGINS_NO_TEXT = "-+.0123456789~nNtTfF"  # what else than text can begin with
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what PyYAML counts as one
 # Where libyaml takes what PyYAML refuses, or counts columns otherwise: tabs between words, `?` and `!` in plain text, a
-# comment that touches the mark of a block, rare line ends, byte order marks.
-_NOT_FOR_LIBYAML = re.compile("[\t!?\x85\u2028\u2029\ufeff]|[|>][-+0-9]*#")
+# comment that touches the mark of a block, a value between brackets that is left out, rare line ends, byte order marks.
+_NOT_FOR_LIBYAML = re.compile(r"[\t!?\x85\u2028\u2029\ufeff]|[|>][-+0-9]*#|:\s*[],}]")
 _INT64 = 2**63
 # Stands for a value that has a problem of its own, so that nothing else is said about it.
 UNUSABLE: Any = object()
