@@ -81,13 +81,17 @@ def _by_step(ledger: Ledger) -> dict[int, Mapping[str, Any]]:
 
 
 def _what_differs(names: Sequence[str], one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
-    """The first thing in a step that differs. Marks that only one of them has say nothing."""
+    """The first thing in a step that differs. Marks that only one of them has say nothing.
+
+    Where gradients were not marked, another norm tells that they are others.
+    """
     for key in _OF_A_STEP:
         if key in ("gradients", "weights"):
             if _differing(names, one, two, key):
                 return key
         elif one.get(key) != two.get(key):
-            return key
+            gradients_are_known = "gradients" in one and "gradients" in two
+            return "gradients" if key == "gradient_norm" and not gradients_are_known else key
     return None
 
 

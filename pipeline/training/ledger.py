@@ -62,7 +62,7 @@ class Teller(Witness):
 
     def mark_at(self, step: int) -> Callable[[], bytes] | None:
         """See `Witness`."""
-        return self.marker.gradients if self.marker.is_due(step) else None
+        return self.marker.gradients if self.marker.is_due_before(step) else None
 
     def saw(self, step: int, *, epoch: int, batch: int, found: Gradients) -> None:
         """See `Witness`."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.training.distributed import World
 
 MARK_BYTES = 4
+_GRADIENTS = 10  # steps between two marks of gradients: those of weights alone keep to 2 % of a step
 _SELDOM = 100  # steps between two marks where tensors have to be fetched first: at 2 % of a step or less
 _ROW = 1024  # words of 64 bits that become one; their factors stay in the nearest cache
 
@@ -65,11 +66,15 @@ class Marker:
     def __init__(self, model: nn.Module, world: World) -> None:
         self._model, self._world = model, world
         on_cpu = next(model.parameters()).device.type == "cpu"
-        self.every = 1 if on_cpu and world.strategy != "fsdp" else _SELDOM
+        self.every = 1 if on_cpu and world.strategy != "fsdp" else _SELDOM  # of weights
 
     def is_due(self, step: int) -> bool:
-        """Whether a step, counted from 1, is one that is marked."""
+        """Whether a step, counted from 1, is one after which weights are marked."""
         return step % self.every == 0
+
+    def is_due_before(self, step: int) -> bool:
+        """Whether it is one whose gradients are marked, too."""
+        return step % max(self.every, _GRADIENTS) == 0
 
     @property
     def names(self) -> list[str]:

@@ -26,7 +26,6 @@ from pipeline.spec import Spec, load_spec
 _SMALL, _LARGE = 10_000_000, 10_000_000_000  # bytes of a token file
 _BATCHES = 2000
 _ROOM = 0.02  # of the time of the steps in between that a checkpoint may take, and of a step for the ledger
-_COLD_BYTES = 100_000_000  # more than the caches hold: in a step, weights and gradients come from memory
 
 
 def loading(settings: dict[str, Any], clock: Clock) -> None:
@@ -65,25 +64,25 @@ def loading(settings: dict[str, Any], clock: Clock) -> None:
 
 
 def noting(settings: dict[str, Any], clock: Clock) -> None:
-    """Note steps in a ledger: marks of gradients and weights, the hash of a batch, the line itself."""
+    """Note every other step of a training in a ledger; what that takes where it happens, clipping compared in turns.
+
+    Marks read weights and gradients while caches hold some of them, and clipping reads the gradients once more.
+    """
     import hashlib
 
-    import numpy as np
     import torch
+    from bench_contenders import prepare_ours
 
-    from pipeline.models.transformer import Transformer
     from pipeline.records.ledger import LEDGER, LedgerWriter
     from pipeline.stages.train_ledger import line_of
     from pipeline.training.distributed import ALONE
     from pipeline.training.ledger import Teller
     from pipeline.training.marks import bytes_of
+    from pipeline.training.optimizer import adamw
     from pipeline.training.step import Gradients
 
-    model = Transformer(**settings["model"])
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    batch = [torch.zeros(settings["batch_size"], settings["model"]["max_seq_len"], dtype=torch.int64)] * 2
-    cold = np.zeros(_COLD_BYTES, np.uint8)
+    model, batches, loss_sum, _execution = prepare_ours(settings)
+    optimizer = adamw(model, **settings["optimizer"])
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
         path = Path(scratch) / LEDGER
         teller = Teller(model, ALONE)
@@ -91,18 +90,30 @@ def noting(settings: dict[str, Any], clock: Clock) -> None:
         writer = LedgerWriter(path, begin=lambda: begin, environment={}, after_step=0, head=None)
         teller.tell = lambda entry: writer.append(line_of(entry))
         before = path.stat().st_size
-        times = []
-        for step in range(1, settings["noted"] + 1):
-            cold += 1
+        times: tuple[list[float], list[float]] = ([], [])
+        for count in range(2 * settings["noted"]):
+            epoch, index = divmod(count, batches.per_epoch)
+            batch = batches.batch(epoch, index)
+            (loss_sum(*batch) / batches.targets_in(epoch, index)).backward()
+            step, is_noted = count // 2 + 1, bool(count % 2)
+            mark = teller.mark_at(step)
             began = time.perf_counter()
-            digest = hashlib.sha256()
-            for tensor in batch:
-                digest.update(bytes_of(tensor).data)
-            found = Gradients(10.0, 1, 1.0, data=digest.hexdigest()[:16], marks=teller.marker.gradients())
-            teller.saw(step, epoch=1, batch=step, found=found)
-            times.append(time.perf_counter() - began)
+            if is_noted:
+                digest = hashlib.sha256()
+                for tensor in batch:
+                    digest.update(bytes_of(tensor).data)
+                found = Gradients(10.0, 1, 1.0, data=digest.hexdigest()[:16], marks=mark() if mark else None)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+            taken = time.perf_counter() - began
+            optimizer.step()
+            began = time.perf_counter()
+            if is_noted:
+                teller.saw(step, epoch=1, batch=step, found=found)
+            times[is_noted].append(taken + time.perf_counter() - began)
+            optimizer.zero_grad(set_to_none=True)
         size = (path.stat().st_size - before) / settings["noted"]
-    clock.report({"note_ms": statistics.median(times) * 1e3, "note_bytes": size})
+    without, noted = (statistics.fmean(sorted(each)[: -len(each) // 10]) for each in times)  # but for outliers
+    clock.report({"note_ms": (noted - without) * 1e3, "note_bytes": size})
 
 
 def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
         training = {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}
         step = in_child("bench_parts:step", settings, training)["parts_ms"]["whole"]
         saving = in_child("bench_parts:files", settings)
-        noted = in_child("overheads:noting", {**settings, "noted": 10 if quick else 200})
+        noted = in_child("overheads:noting", {**settings, "noted": 3 if quick else 40}, training)
         of_file = {"batches": 20 if quick else _BATCHES, **settings}
         sizes = (_SMALL // 100, _SMALL) if quick else (_SMALL, _LARGE)
         read = [in_child("overheads:loading", {**of_file, "token_bytes": size}) for size in sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import overheads
@@ -55,15 +56,13 @@ def test_batches_of_a_file_are_read_and_timed() -> None:
     assert 0 < answers[0]["batch_ms"] <= answers[0]["p95_ms"] < 1000
 
 
-def test_steps_are_noted_and_timed() -> None:
-    answers: list[dict[str, Any]] = []
-    shape = {"vocab_size": 64, "d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 32, "max_seq_len": 8}
-    settings = {"model": {**shape, "dropout": 0.0}, "batch_size": 2, "noted": 3}
+def test_steps_are_noted_and_timed(tmp_path: Path) -> None:
+    settings = overheads.settings_of(load_spec(paths.SPECS / "experiment.yaml"), tmp_path, quick=True)
 
-    overheads.noting(settings, Clock(answers.append, lambda: None))
+    answer = overheads.in_child("overheads:noting", {**settings, "noted": 10})
 
-    assert 0 < answers[0]["note_ms"] < 1000
-    assert 200 < answers[0]["note_bytes"] < 1000
+    assert 0 < answer["note_ms"] < 1000
+    assert 200 < answer["note_bytes"] < 1000
 
 
 @pytest.mark.slow

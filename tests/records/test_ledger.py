@@ -225,6 +225,7 @@ def test_a_ledger_that_was_lost_begins_at_the_checkpoint_and_is_not_whole(tmp_pa
         ({"data": 15 * "0" + "1"}, "data", ()),
         ({"loss": 1.0000000000000002}, "loss", ()),
         ({"gradients": b"g0000004"}, "gradients", ("norm",)),
+        ({"gradients": None, "gradient_norm": 9.5, "weights": b"w0000004"}, "gradients", ("norm",)),
         ({"gradient_norm": 0.10000000000000002}, "gradient_norm", ()),
         ({"weights": b"w0010003"}, "weights", ("embed",)),
         ({"weights": b"w0010004"}, "weights", ("embed", "norm")),
