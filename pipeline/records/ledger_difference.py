@@ -61,7 +61,9 @@ def parting_of(first: Ledger, second: Ledger) -> Parting | None:
         if (what := _what_differs(names, one[step], two[step])) is not None:
             tensors, marked = _tensors_after(names, one, two, step)
             place = {key: one[step][key] for key in ("epoch", "batch")}
-            return Parting(step, what, _OF_A_STEP[what], tensors, marked, **place)
+            unknown = what == "weights" and not _have_gradients(one[step], two[step])
+            says = "other weights after gradients of the same norm" if unknown else _OF_A_STEP[what]
+            return Parting(step, what, says, tensors, marked, **place)
     if one.keys() != two.keys():
         last = min(max(one, default=0), max(two, default=0))
         return Parting(last, "steps", f"one ends after step {last}, the other goes on")
@@ -90,9 +92,13 @@ def _what_differs(names: Sequence[str], one: Mapping[str, Any], two: Mapping[str
             if _differing(names, one, two, key):
                 return key
         elif one.get(key) != two.get(key):
-            gradients_are_known = "gradients" in one and "gradients" in two
-            return "gradients" if key == "gradient_norm" and not gradients_are_known else key
+            return "gradients" if key == "gradient_norm" and not _have_gradients(one, two) else key
     return None
+
+
+def _have_gradients(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether gradients were marked in both."""
+    return "gradients" in one and "gradients" in two
 
 
 def _tensors_after(

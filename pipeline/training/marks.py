@@ -73,8 +73,8 @@ class Marker:
         return step % self.every == 0
 
     def is_due_before(self, step: int) -> bool:
-        """Whether it is one whose gradients are marked, too."""
-        return step % max(self.every, _GRADIENTS) == 0
+        """Whether it is one whose gradients are marked, too. The first is: there, most runs part that do."""
+        return step == 1 or step % max(self.every, _GRADIENTS) == 0
 
     @property
     def names(self) -> list[str]:

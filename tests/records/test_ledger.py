@@ -241,6 +241,13 @@ def test_the_step_and_what_of_it_parts_are_found(tmp_path, changes, what, tensor
     assert (found and (found.step, found.what, found.tensors, found.batch)) == (what and (3, what, tensors, 3))
 
 
+def test_without_marks_of_gradients_other_weights_do_not_say_that_gradients_were_the_same(tmp_path):
+    changes = {"gradients": None, "weights": b"w0010003"}
+    one, two = (read_ledger(path) for path in (whole(tmp_path / "one"), whole(tmp_path / "two", **changes)))
+
+    assert parting_of(one, two).says == "other weights after gradients of the same norm"
+
+
 def test_runs_of_other_lengths_part_after_the_last_step_of_the_shorter(tmp_path):
     one, two = (read_ledger(whole(tmp_path / str(steps), steps=steps)) for steps in (3, 5))
 
