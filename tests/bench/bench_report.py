@@ -61,6 +61,15 @@ def insert(document: str, written: dict[str, str]) -> str:
     return document
 
 
+def publish(text: str, name: str, document: Path | None, *, load: float) -> None:
+    """Print a part with the day, the machine and its load before; put it into a document if there is one."""
+    found = machine()
+    text += f"\n\nMeasured {found['date']}, {found['cores']} cores, load average {load:.2f} at the start."
+    print(text)
+    if document is not None:
+        document.write_text(insert(document.read_text(encoding="utf-8"), {name: text}), encoding="utf-8")
+
+
 def _machine(results: dict[str, Any]) -> str:
     found = results["machine"]
     amx = "with" if "amx_bf16" in found["instructions"] else "without"

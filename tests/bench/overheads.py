@@ -186,12 +186,7 @@ def main(document: Path | None, quick: bool) -> None:
     """Run the command."""
     load = os.getloadavg()[0]
     text = table_of(measure(load_spec(paths.SPECS / "experiment.yaml"), quick=quick))
-    found = bench_report.machine()
-    text += f"\n\nMeasured {found['date']}, {found['cores']} cores, load average {load:.2f} at the start."
-    print(text)
-    if document is not None:
-        written = bench_report.insert(document.read_text(encoding="utf-8"), {"overheads": text})
-        document.write_text(written, encoding="utf-8")
+    bench_report.publish(text, "overheads", document, load=load)
 
 
 if __name__ == "__main__":

@@ -133,13 +133,7 @@ def main(document: Path | None, seconds: float, names: tuple[str, ...]) -> None:
     for name in names or SIZES:
         console.say(f"training {name} parameters")
         rows.append(measure(name, spec, seconds=seconds))
-    found = bench_report.machine()
-    text = table_of(rows)
-    text += f"\n\nMeasured {found['date']}, {found['cores']} cores, load average {load:.2f} at the start."
-    print(text)
-    if document is not None:
-        written = bench_report.insert(document.read_text(encoding="utf-8"), {"scaling": text})
-        document.write_text(written, encoding="utf-8")
+    bench_report.publish(table_of(rows), "scaling", document, load=load)
 
 
 if __name__ == "__main__":
