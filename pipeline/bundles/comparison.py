@@ -28,7 +28,6 @@ _OF_THE_MOMENT = {
     "health_report.md",
     "README.md",
     LEDGER,  # says what the training was executed on; its steps are compared below
-    "model.torchscript.pt",  # holds the paths of the source files that it was traced from
 }
 _SPEEDS = ("tokens_per_second", "training_seconds", "peak_rss_mb", "rss_mb")
 _SPEEDS_OF_STEPS = (*_SPEEDS, "cuda_allocated_mb", "cuda_reserved_mb", "cuda_peak_mb")

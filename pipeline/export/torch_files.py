@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # TorchScript
 
+_OF_THE_WRITER = ("version", "byteorder", ".data/serialization_id")  # records that it writes by itself
+
 
 def write_torchscript(source: Source, path: Path) -> None:
     """Write a traced TorchScript module, which libtorch runs without Python."""
@@ -33,6 +35,23 @@ def write_torchscript(source: Source, path: Path) -> None:
         # GroupNorm looks whether there is more than one pixel to normalize: no matter how many pictures there are.
         warnings.filterwarnings("ignore", category=TracerWarning, module=r"torch\.nn\.functional")
         torch.jit.trace(source.model, (example(source.model),)).save(path)  # type: ignore[no-untyped-call]
+    _leave_out_sources(path)
+
+
+def _leave_out_sources(path: Path) -> None:
+    """Write a TorchScript file again without the records that say where each line of Python lies on this machine."""
+    import torch
+
+    whole = path.with_name(f"whole-{path.name}")
+    path.rename(whole)
+    reader = torch._C.PyTorchFileReader(str(whole))  # noqa: SLF001 - torch has no public way into its archives
+    writer = torch._C.PyTorchFileWriter(str(path))  # noqa: SLF001
+    for name in reader.get_all_records():
+        if not name.endswith(".debug_pkl") and name not in _OF_THE_WRITER:
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    whole.unlink()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipeline.export.compare import comparison_shapes, random_inputs
 from pipeline.export.formats import FORMATS, write_formats
 from pipeline.export.runner import Graph
 from pipeline.export.source import Source, traced_length
+from pipeline.models import transformer
 from pipeline.models.store import load_model, save_model
 from pipeline.models.table import build_model
 from pipeline.paths import SCHEMAS
@@ -252,6 +254,17 @@ def test_a_torchscript_file_has_the_logits_of_its_model_on_every_shape(kind, mak
     FORMATS["torchscript"].write(Source(model, tmp_path, 18), tmp_path / "model.torchscript.pt")
 
     _assert_same(model, tmp_path / "model.torchscript.pt", "torchscript")
+
+
+def test_a_torchscript_file_does_not_say_where_the_code_lies_that_it_was_traced_from(make_model, tmp_path):
+    FORMATS["torchscript"].write(Source(make_model(), tmp_path, 18), tmp_path / "model.torchscript.pt")
+
+    with zipfile.ZipFile(tmp_path / "model.torchscript.pt") as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    lies_in = str(Path(transformer.__file__).parents[2]).encode()
+    assert [name for name, record in records.items() if lies_in in record or name.endswith(".debug_pkl")] == []
+    assert any("/pipeline/models/transformer" in name for name in records)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.torchscript.pt"]
 
 
 def test_a_pytorch_folder_opens_as_a_model_folder_with_equal_weights(export_folder, model_folder):
