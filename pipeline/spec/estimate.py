@@ -324,7 +324,7 @@ def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str,
     # An encoder fills in all that a prompt hides in one pass.
     sampled = epochs * len(logging["sample_prompts"]) * (1 if shape.is_encoder else logging["sample_max_new_tokens"])
     parts = {
-        "steps": passes + steps.total * _update_seconds(settings, shape, pace),
+        "steps": passes + steps.total * _update_seconds(settings, shape, execution, pace),
         "compiling": _COMPILING + _COMPILING_LAYER * shape.num_layers if execution.compiled else 0.0,
         "evaluations": steps.evaluations
         * text.validation_tokens
@@ -342,10 +342,11 @@ def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str,
     return parts | {"total": sum(parts.values())}
 
 
-def _update_seconds(settings: Settings, shape: Shape, pace: Pace) -> float:
+def _update_seconds(settings: Settings, shape: Shape, execution: Execution, pace: Pace) -> float:
     seconds = count(shape) / pace.updated_per_second
     if settings["optimizer"]["optimizer_name"] == "muon":
-        seconds += orthogonalization_flops(shape) / pace.learned_flops_per_second
+        operations = orthogonalization_flops(shape, in_float32=not execution.precision.startswith("bf16"))
+        seconds += operations / pace.learned_flops_per_second
     return seconds
 
 

@@ -7,8 +7,12 @@ import os
 import sys
 
 # Read once, when torch's libraries are loaded. A thread that waits by spinning takes the processor from the thread it
-# waits for wherever more than this one program is running.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# waits for wherever more than this one program is running; one that sleeps at once is woken too late for the next of
+# many short operations. So threads of GCC's library spin for about a tenth of a millisecond, and then sleep.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+if "OMP_WAIT_POLICY" not in os.environ:
+    for _name, _value in WAITING.items():
+        os.environ.setdefault(_name, _value)
 
 # The code that shapes each stage's result. dvc.yaml depends on it and a checkpoint is bound to it, so it holds every
 # module of rooms and stages that the stage imports, directly or not, and nothing else (the spec room, the floor and

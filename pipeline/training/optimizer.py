@@ -14,6 +14,8 @@ Schedule = Literal["cosine", "linear", "constant", "wsd"]
 
 # Numbers of a matrix up to which products of several in one call are faster: 1.6 times at 128 x 128, none at 192 x 192.
 _SMALL = 2**16
+# Of the quintic polynomial of Jordan et al., and how often it is applied: see `orthogonalized`.
+_A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 PEAK_RATIO = "peak_ratio"  # of a group of parameters: its peak learning rate, divided by that of the run
 
 
@@ -159,18 +161,43 @@ def orthogonalized(matrix: Tensor, products: torch.dtype) -> Tensor:
     Also each of (K, M, N) matrices.
 
     Newton-Schulz iteration with the quintic polynomial of Jordan et al. (see `Muon`), whose coefficients raise small
-    singular values fastest and need not converge.
+    singular values fastest and need not converge. A long matrix in float32 is multiplied only once: its iterations are
+    those of the (M, M) matrix of its rows' products, and take about half the operations.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(products)
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT  # the products below are of the shorter side
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
-    add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
-    for _ in range(5):
-        square = x @ x.mT
-        x = add_product(x, add_product(square, square, square, beta=b, alpha=c), x, beta=a)
+    if iterates_on_squares(*x.shape[-2:]) and products == torch.float32:
+        x = _factor(x @ x.mT) @ x
+    else:
+        add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
+        for _ in range(_ITERATIONS):
+            square = x @ x.mT
+            x = add_product(x, add_product(square, square, square, beta=_B, alpha=_C), x, beta=_A)
     return (x if wide else x.mT).to(matrix.dtype)
+
+
+def _factor(square: Tensor) -> Tensor:
+    """What all iterations together multiply a matrix X with, from X Xᵀ: each is a polynomial of it."""
+    add_product = torch.addmm if square.dim() == 2 else torch.baddbmm
+    whole: Tensor | None = None
+    for left in reversed(range(_ITERATIONS)):
+        factor = add_product(square, square, square, beta=_B, alpha=_C)
+        factor.diagonal(dim1=-2, dim2=-1).add_(_A)
+        whole = factor if whole is None else factor @ whole
+        if left:
+            square = factor @ square @ factor  # that of the matrix after this iteration
+    assert whole is not None
+    return whole
+
+
+def iterates_on_squares(short: int, long: int) -> bool:
+    """Whether a matrix of these sides is long enough for `orthogonalized` to spare operations, in float32.
+
+    Of 2 · short³ operations, five iterations take 10 r + 5 with r = long / short; the other way takes 2 r + 17.
+    """
+    return long >= 2 * short
 
 
 class Together(torch.optim.Optimizer):

@@ -29,6 +29,11 @@ class Contender:
     settings: dict[str, Any] = field(default_factory=dict)
     needs: str | None = None
 
+    @property
+    def ours(self) -> bool:
+        """Whether it runs as a stage does; a peer runs as it would by itself."""
+        return self.work == "bench_contenders:foundry"
+
 
 BF16, FP32 = "bf16-mixed", "32-true"
 OURS = "foundry"  # runs first: the peers without a precision of their own take the one that it chose

@@ -24,6 +24,7 @@ from pipeline.memory import memory_bytes
 
 _WARM_UP_STEPS = 1  # of each round, not counted: the caches still hold what ran before
 _PATIENCE = 30.0  # seconds for a child to end once nothing more is asked
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what says how threads wait for each other
 _HERE = Path(__file__).resolve().parent
 
 
@@ -37,7 +38,8 @@ class Child:
     Args:
         work: `module:function` in this folder; the function takes the settings and a `Clock`.
         settings: plain JSON values.
-        environment: added to that of this process.
+        environment: added to that of this process, but for what says how threads wait: unless it is given here, they
+            wait as PyTorch lets them.
     """
 
     def __init__(self, work: str, settings: dict[str, Any], environment: dict[str, str] | None = None) -> None:
@@ -49,7 +51,7 @@ class Child:
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **(environment or {})},
+            env={**{name: os.environ[name] for name in os.environ if name not in _WAITING}, **(environment or {})},
         )
         self._send({"work": work, "settings": settings})
 

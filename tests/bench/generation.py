@@ -24,6 +24,7 @@ import click
 from generation_child import TOKENS, WAYS
 
 from pipeline.paths import OUTPUT_OF
+from pipeline.stages import WAITING
 
 _CHILD = Path(__file__).with_name("generation_child.py")
 _ONE_THREAD = ("runner", "runner, int8")  # what the runner does unless it is told otherwise
@@ -59,8 +60,8 @@ class _Child:
     def __init__(self, way: str, folder: Path, threads: int) -> None:
         started = time.perf_counter()
         command = [sys.executable, str(_CHILD), way, str(folder), str(1 if way in _ONE_THREAD else threads)]
-        passive = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as every stage has it: threads wait without spinning
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=passive)
+        waiting = {**os.environ, **WAITING}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=waiting)
         self._answer()
         self.start = time.perf_counter() - started
 

@@ -22,6 +22,7 @@ from run import settings_of
 
 from pipeline import paths
 from pipeline.spec import Spec, load_spec
+from pipeline.stages import WAITING
 
 _SMALL, _LARGE = 10_000_000, 10_000_000_000  # bytes of a token file
 _BATCHES = 2000
@@ -120,7 +121,7 @@ def measure(spec: Spec, *, quick: bool) -> dict[str, Any]:
     """All figures of a spec, each measured in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
         settings = settings_of(spec, Path(scratch), quick=quick)
-        training = {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}
+        training = {**WAITING, "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}
         step = in_child("bench_parts:step", settings, training)["parts_ms"]["whole"]
         saving = in_child("bench_parts:files", settings)
         noted = in_child("overheads:noting", {**settings, "noted": 3 if quick else 40}, training)

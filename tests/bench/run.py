@@ -30,6 +30,7 @@ from pipeline import console, paths
 from pipeline.files import read_json
 from pipeline.models.table import arguments_of
 from pipeline.spec import Spec, load_spec
+from pipeline.stages import WAITING
 from pipeline.training.hardware import usable_processors
 
 _FULL = {
@@ -161,6 +162,8 @@ def _start(
     row["compiled"] = contender.settings.get("compile") is True
     if contender.needs and importlib.util.find_spec(contender.needs) is None:
         return row | {"missing": f"{contender.needs} is not installed"}, None
+    if contender.ours:
+        environment = {**environment, **WAITING}
     child = Child(contender.work, settings | {"precision": precision} | contender.settings, environment)
     try:
         return row | child.answer(), child
@@ -178,7 +181,6 @@ PARTS = {
     "files": "bench_parts:files",
     "commands": "bench_parts:commands",
 }
-_AS_IN_TRAINING = ("training", "step")
 
 
 def measure(parts: list[str], *, quick: bool, changes: dict[str, Any]) -> dict[str, Any]:
@@ -188,15 +190,14 @@ def measure(parts: list[str], *, quick: bool, changes: dict[str, Any]) -> dict[s
     results |= {"quick": quick, "parts": {}}
     with tempfile.TemporaryDirectory(prefix="foundry-bench-") as scratch:
         settings = settings_of(load_spec(paths.SPECS / "experiment.yaml"), Path(scratch), quick=quick) | changes
-        # As in the train stage: waiting threads sleep. Kernels are compiled anew, and kept for the next part.
-        training = {"OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}
+        kernels = {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"}  # compiled anew, and kept for the next part
         for part in parts:
             console.say(f"{part}: measuring, {console.duration(time.monotonic() - began)} so far")
             work = PARTS[part]
             if work is None:
-                results["parts"][part] = measure_training(settings, training)
+                results["parts"][part] = measure_training(settings, kernels)
             else:
-                results["parts"][part] = in_child(work, settings, training if part in _AS_IN_TRAINING else None)
+                results["parts"][part] = in_child(work, settings, {**kernels, **WAITING} if part == "step" else None)
     results["seconds"] = time.monotonic() - began
     results["load_after"] = os.getloadavg()[0]
     console.say(f"all measured in {console.duration(results['seconds'])}")

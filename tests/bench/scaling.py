@@ -26,6 +26,7 @@ from pipeline.spec import Spec, load_spec
 from pipeline.spec.estimate import Text, times
 from pipeline.spec.estimate_memory import training_memory
 from pipeline.spec.estimate_model import Shape, count, shape_of
+from pipeline.stages import WAITING
 
 _STEPS = 100  # of the run that is planned: its evaluations and checkpoints are left out
 # Name → vocabulary, rows of a batch, and what differs from the model of the shipped experiment.
@@ -71,11 +72,10 @@ def measure(name: str, spec: Spec, *, seconds: float, sizes: Mapping[str, Any] =
             "run_tokens": _STEPS * rows * length,
             "compile": None,
         }
-        environment = {"OMP_WAIT_POLICY": "PASSIVE"}
-        with Child("bench_contenders:foundry", asked, environment) as child:
+        with Child("bench_contenders:foundry", asked, WAITING) as child:
             facts = child.answer()
             found = child.ask({"seconds": seconds})
-        ahead = in_child("scaling:planned", {"values": values, "vocab_size": vocab_size, "rows": rows}, environment)
+        ahead = in_child("scaling:planned", {"values": values, "vocab_size": vocab_size, "rows": rows}, WAITING)
     return {
         "parameters": facts["parameters"],
         "precision": facts["precision"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import bench_parts
 import bench_plain
@@ -10,12 +11,14 @@ import bench_report
 import pytest
 import run
 import torch
-from bench_process import Child, Clock, WorkFailedError, milliseconds
+from bench_contenders import CONTENDERS
+from bench_process import Child, Clock, WorkFailedError, in_child, milliseconds
 from click.testing import CliRunner
 
 from pipeline import paths
 from pipeline.models.transformer import Transformer
 from pipeline.spec import load_spec
+from pipeline.stages import WAITING
 
 pytestmark = pytest.mark.integration
 
@@ -130,6 +133,29 @@ def test_a_clock_measures_each_round_and_skips_its_first_step():
     assert answers[0]["parameters"] == 3
     assert [answer["steps"] for answer in answers[1:]] == [1, 1]
     assert all(answer["tokens_per_second"] > 0 for answer in answers[1:])
+
+
+WORK = """import os
+
+def waiting(settings, clock):
+    clock.report({name: os.environ.get(name) for name in settings["names"]})
+"""
+
+
+def test_a_child_waits_as_pytorch_does_unless_it_is_told_to_wait_as_a_stage_does(tmp_path, monkeypatch):
+    (tmp_path / "some_work.py").write_text(WORK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    names = {"names": list(WAITING)}
+
+    by_itself, as_a_stage = (in_child("some_work:waiting", names, environment) for environment in (None, WAITING))
+
+    assert by_itself == {"OMP_WAIT_POLICY": None, "GOMP_SPINCOUNT": None}
+    assert as_a_stage == WAITING
+
+
+def test_all_but_ours_wait_as_they_would_by_themselves():
+    assert {name for name, contender in CONTENDERS.items() if contender.ours} == {"foundry", "foundry-eager"}
 
 
 def test_percentiles_are_those_of_the_sorted_times():

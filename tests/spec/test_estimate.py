@@ -331,16 +331,18 @@ def test_an_optimizer_remembers_as_many_numbers_as_are_counted(shipped, name, em
     assert estimate.moments_per_weight(shape, settings) == pytest.approx(kept / estimate.count(shape))
 
 
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["swiglu", "relu2"])
-def test_the_operations_of_muon_are_those_that_torch_counts(activation):
+def test_the_operations_of_muon_are_those_that_torch_counts(activation, products):
     shape = Shape(30, 16, 2, 4, 2, 40, 8, "llama", True, 0.0, True, activation)
     matrices = [p for name, p in on_meta(shape).named_parameters() if name.startswith("layers.") and p.dim() == 2]
 
     with FlopCounterMode(display=False) as counted:
         for matrix in matrices:
-            orthogonalized(torch.ones(matrix.shape), torch.float32)
+            orthogonalized(torch.ones(matrix.shape), products)
 
-    assert estimate.orthogonalization_flops(shape) == counted.get_total_flops()
+    counted_by_us = estimate.orthogonalization_flops(shape, in_float32=products == torch.float32)
+    assert counted_by_us == counted.get_total_flops()
 
 
 def test_muon_takes_time_and_saves_memory_in_the_plan(shipped):

@@ -16,7 +16,7 @@ from pipeline import ranks
 from pipeline.errors import ArtifactError, CorpusError, ExitCode, FoundryError
 from pipeline.paths import STAGES, status_file
 from pipeline.records.experiments import ExperimentDB
-from pipeline.stages import door
+from pipeline.stages import WAITING, door
 
 pytestmark = pytest.mark.integration
 
@@ -32,6 +32,24 @@ def ended(name: str, spec: Path, error: BaseException) -> tuple[int, dict]:
     with pytest.raises(SystemExit) as caught, door.stage(name, spec):
         raise error
     return caught.value.code, json.loads(status_file(name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": None}),
+    ],
+)
+def test_threads_wait_for_a_moment_and_then_sleep_unless_the_environment_says_otherwise(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING} | given
+    script = "import json, os, sys, pipeline.stages; print(json.dumps({name: os.environ.get(name) for name in sys.argv[1:]}))"
+    command = [sys.executable, "-c", script, *WAITING]
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout) == expected
 
 
 def test_a_stage_that_ends_well_says_so(spec):

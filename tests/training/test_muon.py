@@ -63,6 +63,28 @@ def test_an_orthogonalized_matrix_has_singular_values_near_one_and_keeps_its_vec
     torch.testing.assert_close(turned, turned.diag().diag(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (3, 16, 48), (16, 32)])
+def test_a_long_matrix_in_float32_becomes_what_the_iterations_written_out_make_of_it(
+    shape: tuple[int, ...], smallest: float
+) -> None:
+    torch.manual_seed(2)
+    left, values, right = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    matrix = (
+        left
+        @ torch.diag_embed(torch.linspace(1, smallest, values.shape[-1], dtype=torch.float64).expand(values.shape))
+        @ right
+    )
+
+    result = orthogonalized(matrix.float(), torch.float32).double()
+
+    expected = matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
+    for _ in range(5):
+        square = expected @ expected.mT
+        expected = 3.4445 * expected + (-4.7750 * square + 2.0315 * square @ square) @ expected
+    torch.testing.assert_close(result, expected, atol=5e-5, rtol=0)
+
+
 def test_muon_updates_the_matrices_of_the_blocks_and_adamw_everything_else() -> None:
     model = make_model(model_type="gpt", tie_embeddings=False, qk_norm=True)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
