@@ -44,7 +44,8 @@ def ended(name: str, spec: Path, error: BaseException) -> tuple[int, dict]:
 )
 def test_threads_wait_for_a_moment_and_then_sleep_unless_the_environment_says_otherwise(given, expected):
     environment = {name: value for name, value in os.environ.items() if name not in WAITING} | given
-    script = "import json, os, sys, pipeline.stages; print(json.dumps({name: os.environ.get(name) for name in sys.argv[1:]}))"
+    script = "import json, os, sys; import pipeline.stages\n"
+    script += "print(json.dumps({name: os.environ.get(name) for name in sys.argv[1:]}))"
     command = [sys.executable, "-c", script, *WAITING]
 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
