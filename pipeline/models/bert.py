@@ -79,10 +79,19 @@ class FeedForward(nn.Module):
 class EncoderBlock(nn.Module):
     """One layer: norm(x + attention(x)), then norm(x + feed-forward(x))."""
 
-    def __init__(self, d_model: int, num_heads: int, d_ff: int, *, dropout: float, norm_epsilon: float) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        d_ff: int,
+        *,
+        dropout: float,
+        attention_dropout: float,
+        norm_epsilon: float,
+    ) -> None:
         super().__init__()
         self.dropout = dropout
-        self.self_attn = SelfAttention(d_model, num_heads, dropout)
+        self.self_attn = SelfAttention(d_model, num_heads, attention_dropout)
         self.attention_norm = nn.LayerNorm(d_model, eps=norm_epsilon)
         self.mlp = FeedForward(d_model, d_ff)
         self.output_norm = nn.LayerNorm(d_model, eps=norm_epsilon)
@@ -108,7 +117,8 @@ class Bert(Model):
         d_ff: inner width of the feed-forward layers.
         max_seq_len: longest sequence, in tokens.
         pad_id: the token that fills sequences up.
-        dropout: probability of dropping a feature or an attention weight while training.
+        dropout: probability of dropping a feature while training.
+        attention_dropout: probability of dropping an attention weight while training; None takes that of `dropout`.
         tie_embeddings: use the token embedding as output projection.
         norm_epsilon: added to the variance in each normalization.
         init_std: standard deviation of the initial weights.
@@ -128,6 +138,7 @@ class Bert(Model):
         max_seq_len: int,
         pad_id: int,
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         tie_embeddings: bool = True,
         norm_epsilon: float = 1e-5,
         init_std: float = 0.02,
@@ -142,7 +153,14 @@ class Bert(Model):
         self.embed_positions = nn.Embedding(max_seq_len, d_model)
         self.embed_norm = nn.LayerNorm(d_model, eps=norm_epsilon)
         self.layers = nn.ModuleList(
-            EncoderBlock(d_model, num_heads, d_ff, dropout=dropout, norm_epsilon=norm_epsilon)
+            EncoderBlock(
+                d_model,
+                num_heads,
+                d_ff,
+                dropout=dropout,
+                attention_dropout=dropout if attention_dropout is None else attention_dropout,
+                norm_epsilon=norm_epsilon,
+            )
             for _ in range(num_layers)
         )
         self.head_dense = nn.Linear(d_model, d_model)

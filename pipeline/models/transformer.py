@@ -76,7 +76,7 @@ class Attention(nn.Module):
         d_model: int,
         num_heads: int,
         num_kv_heads: int,
-        dropout: float,
+        dropout: float,  # of attention weights
         bias: bool,
         qk_norm: bool,
         norm_epsilon: float,
@@ -195,6 +195,7 @@ class Block(nn.Module):
         num_kv_heads: int,
         d_ff: int,
         dropout: float,
+        attention_dropout: float,
         norm_epsilon: float,
         model_type: ModelType,
         qk_norm: bool,
@@ -209,7 +210,7 @@ class Block(nn.Module):
             d_model=d_model,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
-            dropout=dropout,
+            dropout=attention_dropout,
             bias=not llama,
             qk_norm=qk_norm,
             norm_epsilon=norm_epsilon,
@@ -242,6 +243,7 @@ class Transformer(Model):
         num_kv_heads: K, key/value heads; must divide num_heads. None means H.
         model_type: `llama` or `gpt`, see the top of this file.
         dropout: probability of dropping a feature while training.
+        attention_dropout: probability of dropping an attention weight while training; None takes that of `dropout`.
         tie_embeddings: use the token embedding as output projection.
         rope_theta: base of the rotary frequencies (`llama`).
         norm_epsilon: added to the variance in each normalization.
@@ -271,6 +273,7 @@ class Transformer(Model):
         num_kv_heads: int | None = None,
         model_type: ModelType = "llama",
         dropout: float = 0.0,
+        attention_dropout: float | None = None,
         tie_embeddings: bool = True,
         rope_theta: float = 10000.0,
         norm_epsilon: float = 1e-5,
@@ -295,6 +298,7 @@ class Transformer(Model):
                 num_kv_heads=self.num_kv_heads,
                 d_ff=d_ff,
                 dropout=dropout,
+                attention_dropout=dropout if attention_dropout is None else attention_dropout,
                 norm_epsilon=norm_epsilon,
                 model_type=model_type,
                 qk_norm=qk_norm,

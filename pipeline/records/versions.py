@@ -18,7 +18,7 @@ Part = Literal["major", "minor", "patch"]
 _FORM = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 _MAKE_VOCABULARY = {"corpus", "tokenizer"}  # stages: a tokenizer is learned from the corpus
 # Settings in `model` that are gone once a model is trained: how weights began, and what training did beside them.
-_ONLY_TRAINING = ("model.dropout", "model.init_std", "model.zero_init")
+_ONLY_TRAINING = ("model.dropout", "model.attention_dropout", "model.init_std", "model.zero_init")
 
 
 @dataclass(frozen=True, order=True, slots=True)

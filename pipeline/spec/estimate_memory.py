@@ -59,10 +59,11 @@ _SAVED = {
     ("bert", "bf16-true"): Saved(width=16, inner=4, scores=6, norms=8, last_width=4, last_norm=4, guess=8),
 }
 _DROPPED = {  # what dropout adds: its masks, and what they are multiplied with
-    "32-true": Saved(width=8, scores=8, last_width=4),
-    "bf16-mixed": Saved(width=4, scores=2, last_width=4),
-    "bf16-true": Saved(width=4, scores=2, last_width=2),
+    "32-true": Saved(width=8, last_width=4),
+    "bf16-mixed": Saved(width=4, last_width=4),
+    "bf16-true": Saved(width=4, last_width=2),
 }
+_ATTENTION_DROPPED = {"32-true": Saved(scores=8), "bf16-mixed": Saved(scores=2), "bf16-true": Saved(scores=2)}
 _SIZED_AS = {"16-mixed": "bf16-mixed", "16-true": "bf16-true"}  # the two types of 16 bits take the same room
 _GATED = {  # what a gate adds
     "32-true": Saved(inner=8),
@@ -101,7 +102,13 @@ def activation_bytes(shape: Shape, *, batch_size: int, precision: str, recompute
     """
     precision = _SIZED_AS.get(precision, precision)
     kept = _SAVED[shape.model_type, precision]
-    added = ((_DROPPED[precision], shape.dropout > 0), (_GATED[precision], shape.gated), (_NORMED, shape.qk_norm))
+    of_attention = shape.dropout if shape.attention_dropout is None else shape.attention_dropout
+    added = (
+        (_DROPPED[precision], shape.dropout > 0),
+        (_ATTENTION_DROPPED[precision], of_attention > 0),
+        (_GATED[precision], shape.gated),
+        (_NORMED, shape.qk_norm),
+    )
     for more, when in added:
         kept += more if when else Saved()
     heads = shape.num_heads + shape.num_kv_heads

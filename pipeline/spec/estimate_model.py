@@ -32,6 +32,7 @@ class Shape:
     dropout: float
     qk_norm: bool = False
     activation: str = "auto"
+    attention_dropout: float | None = None
     num_classes: int | None = None  # of a classifier of texts, which has these outputs instead of tokens
     pooling: str = "mean"  # how such a classifier makes one vector of a text
 
@@ -79,14 +80,15 @@ def shape_of(model: Mapping[str, Any], vocab_size: int, num_classes: int | None 
         vocab_size: pieces of the tokenizer.
         num_classes: of a classifier of texts.
     """
-    known = ("vocab_size", "num_kv_heads", "num_classes", "pooling")
+    known = ("vocab_size", "num_kv_heads", "num_classes", "pooling", "attention_dropout")
     names = tuple(field.name for field in fields(Shape) if field.name not in known)
     if model["model_type"] == _ENCODER:
         model = {**model, **_OF_THE_ENCODER}
     heads = model["num_kv_heads"] or model["num_heads"]
     given = {name: model[name] for name in names}
-    pooling = model.get("pooling", "mean")
-    return Shape(vocab_size=vocab_size, num_kv_heads=heads, num_classes=num_classes, pooling=pooling, **given)
+    given["pooling"] = model.get("pooling", "mean")
+    given["attention_dropout"] = model.get("attention_dropout")  # unknown to models trained before there was one
+    return Shape(vocab_size=vocab_size, num_kv_heads=heads, num_classes=num_classes, **given)
 
 
 def matrices(shape: Shape) -> tuple[int, int]:

@@ -63,9 +63,8 @@ _ALSO_KNOWN_AS = {
         "block_size max_length context_length context_size n_ctx n_positions max_position_embeddings "
         "max_seq_length sequence_length seq_len seq_length model_max_length cutoff_len ctx_len context_window"
     ),
-    "model.dropout": (
-        "dropout_rate drop_rate p_dropout resid_pdrop attn_pdrop embd_pdrop hidden_dropout_prob attention_dropout"
-    ),
+    "model.dropout": ("dropout_rate drop_rate p_dropout resid_pdrop embd_pdrop hidden_dropout_prob"),
+    "model.attention_dropout": "attn_pdrop attn_dropout attention_probs_dropout_prob attention_dropout_rate",
     "model.tie_embeddings": "tie_word_embeddings tied_embeddings weight_tying tie_weights share_embeddings",
     "model.rope_theta": "rope_base rotary_base rotary_emb_base",
     "model.norm_epsilon": "norm_eps rms_norm_eps layer_norm_eps layer_norm_epsilon layernorm_epsilon eps epsilon",

@@ -103,6 +103,7 @@ class ModelSettings(TypedDict, total=False):
     d_ff: int
     max_seq_len: int
     dropout: float
+    attention_dropout: float | None
     tie_embeddings: bool
     rope_theta: float
     norm_epsilon: float
@@ -304,6 +305,7 @@ class FlatSettings(TypedDict, total=False):
     d_ff: int
     max_seq_len: int
     dropout: float
+    attention_dropout: float | None
     tie_embeddings: bool
     rope_theta: float
     norm_epsilon: float

@@ -137,6 +137,7 @@ UNREAD_IN_EXPERIMENT: tuple[Unread, ...] = (
             "num_kv_heads",
             "d_ff",
             "max_seq_len",
+            "attention_dropout",
             "tie_embeddings",
             "init_std",
             "qk_norm",

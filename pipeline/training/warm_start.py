@@ -19,7 +19,7 @@ from pipeline.training.run_folder import STATE, read_metadata
 _TOKENIZER = "tokenizer.model"
 # Arguments of a model that may differ from that of the weights: they decide how weights begin (init_std, zero_init),
 # what training does beside them (dropout, separate_documents), or only what the shapes of the tensors tell as well.
-_FREE = ("init_std", "zero_init", "dropout", "separate_documents", "max_seq_len", "num_kv_heads")
+_FREE = ("init_std", "zero_init", "dropout", "attention_dropout", "separate_documents", "max_seq_len", "num_kv_heads")
 _MOST = 5  # differences that a message has room for
 
 

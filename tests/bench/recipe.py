@@ -130,7 +130,7 @@ def table(results: Results, *, threads: int, clock: str, load: float, score: str
     busy = " **The machine was busy with other work: take these figures as rough.**" if load > 0.5 else ""
     return (
         f"{bench_report.table(heads, rows, right=range(1, len(heads)))}\n\nOf the held-out part, scored whole "
-        f"({first['scored']:,} tokens). Seconds {said}, compiling and planning included, on {cores} "
+        f"({first['scored']:,} tokens). Seconds {said}, compiling included, on {cores} "
         f"({first['precision']}); load average {load:.2f} at the start.{busy}"
     )
 

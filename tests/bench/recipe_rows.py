@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from pipeline.stages.train_setup import prepare_loss
 from pipeline.tasks.language_model import bits_per_byte, loss_sum, score
 from pipeline.training import hardware
 from pipeline.training.averaging import keep_mean, mean_weights
-from pipeline.training.hardware import Execution
 from pipeline.training.optimizer import learning_rate_at, make_optimizer, set_learning_rate
 
 NANOGPT, RECIPE = "nanoGPT's setting", "the recipe"
@@ -37,6 +35,7 @@ SETTINGS: Mapping[str, Any] = {
     "d_ff": 512,
     "max_seq_len": 128,
     "dropout": 0.0,
+    "attention_dropout": None,
     "tie_embeddings": True,
     "qk_norm": True,
     "activation": "relu2",
@@ -71,7 +70,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "cosine": {"scheduler_type": "cosine"},
     "decay in the second half": {"decay_ratio": 0.5},
     "mean of the weights, 0.99": {"ema_decay": 0.99},
-    "dropout 0.1": {"dropout": 0.1},
+    "dropout 0.1, none of attention": {"dropout": 0.1, "attention_dropout": 0.0},
     "batches of 12": {"batch_size": 12},
     "context 64": {"max_seq_len": 64, "batch_size": 12},
     "context 256": {"max_seq_len": 256, "batch_size": 3},
@@ -85,14 +84,13 @@ LONGER: Mapping[str, tuple[float, Mapping[str, Any]]] = {
 }
 _MODEL = (
     *("model_type", "d_model", "num_layers", "num_heads", "d_ff", "max_seq_len", "dropout", "tie_embeddings"),
-    *("qk_norm", "activation", "zero_init"),
+    *("attention_dropout", "qk_norm", "activation", "zero_init"),
 )
 _OPTIMIZER = (
     *("optimizer_name", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay"),
     *("muon_learning_rate", "muon_momentum"),
 )
-_TRIAL_STEPS = 12  # timed to plan the run, but for the first two; the time of all is charged
-_RESERVE = 0.98  # of the time that is left: steps are not all equally long
+_PARTS = 10_000  # of the time: the learning rate follows the clock, so that its fall ends with the time
 # What a second is: one on the wall; or one that this process, and those it waited for, spent on a processor. The latter
 # counts less disturbance, for trying things out on a machine with other work.
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": lambda: sum(os.times()[:4])}
@@ -188,12 +186,17 @@ def ours(settings: dict[str, Any], clock: Clock) -> None:
         partial(loss_sum, model), model, execution, batches.batch(0, 0), fullgraph=False, dynamic=False, insist=True
     )
     compiled = now() - began
-    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    times, _ = _learn(model, chosen, batches, loss, execution, steps=_TRIAL_STEPS, now=now)
-    model.load_state_dict(first)  # the trial is charged, not learned from
-    left = settings["seconds"] - (now() - began)
-    steps = max(1, int(_RESERVE * left / statistics.mean(times[2:])))
-    _, optimizer = _learn(model, chosen, batches, loss, execution, steps=steps, now=now)
+    optimizer = make_optimizer(
+        model,
+        products=torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float32,
+        **{name: chosen[name] for name in _OPTIMIZER},
+    )
+    if chosen["ema_decay"] is not None:
+        keep_mean(optimizer, chosen["ema_decay"])
+    left, start, steps = settings["seconds"] - compiled, now(), 0
+    while (passed := now() - start) < left:
+        _learn(model, chosen, batches, loss, optimizer, step=steps, share=passed / left)
+        steps += 1
     seconds = now() - began
     with mean_weights(model, optimizer):
         nats, scored = score(model.eval(), text.held_out, max_seq_len=chosen["max_seq_len"])
@@ -215,36 +218,24 @@ def _learn(
     chosen: Mapping[str, Any],
     batches: Batches,
     loss: Callable[..., torch.Tensor],
-    execution: Execution,
+    optimizer: torch.optim.Optimizer,
     *,
-    steps: int,
-    now: Callable[[], float],
-) -> tuple[list[float], torch.optim.Optimizer]:
-    """Take some steps with optimizer and schedule of the train stage; the seconds of each, and the optimizer."""
-    optimizer = make_optimizer(
-        model,
-        products=torch.bfloat16 if execution.precision == "bf16-mixed" else torch.float32,
-        **{name: chosen[name] for name in _OPTIMIZER},
+    step: int,
+    share: float,
+) -> None:
+    """Take a step as the train stage does, at the learning rate of this share of the whole."""
+    rate = learning_rate_at(
+        1 + int(share * (_PARTS - 1)),
+        total_steps=_PARTS,
+        peak=chosen["learning_rate"],
+        schedule=chosen["scheduler_type"],
+        warmup_steps=round(chosen["warmup_ratio"] * _PARTS),
+        min_lr_ratio=chosen["min_lr_ratio"],
+        decay_ratio=chosen["decay_ratio"],
     )
-    if chosen["ema_decay"] is not None:
-        keep_mean(optimizer, chosen["ema_decay"])
-    times = []
-    for step in range(steps):
-        began = now()
-        rate = learning_rate_at(
-            step + 1,
-            total_steps=steps,
-            peak=chosen["learning_rate"],
-            schedule=chosen["scheduler_type"],
-            warmup_steps=round(chosen["warmup_ratio"] * steps),
-            min_lr_ratio=chosen["min_lr_ratio"],
-            decay_ratio=chosen["decay_ratio"],
-        )
-        set_learning_rate(optimizer, rate)
-        epoch, index = divmod(step, batches.per_epoch)
-        optimizer.zero_grad()
-        (loss(*batches.batch(epoch, index)) / batches.targets_in(epoch, index)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), chosen["max_grad_norm"])
-        optimizer.step()
-        times.append(now() - began)
-    return times, optimizer
+    set_learning_rate(optimizer, rate)
+    epoch, index = divmod(step, batches.per_epoch)
+    optimizer.zero_grad()
+    (loss(*batches.batch(epoch, index)) / batches.targets_in(epoch, index)).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), chosen["max_grad_norm"])
+    optimizer.step()

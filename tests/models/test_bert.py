@@ -155,11 +155,24 @@ def test_the_preset_has_as_many_parameters_as_are_planned() -> None:
     assert count(shape_of(spec.section("model"), pieces)) == sum(weights.numel() for weights in model.parameters())
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_drops_as_often_as_the_rest_unless_told_otherwise() -> None:
+    def rates(**dropped: float) -> tuple[float, float]:
+        block = Bert(**ARGUMENTS, **dropped).layers[0]
+        return block.dropout, block.self_attn.dropout
+
+    assert rates(dropout=0.5) == (0.5, 0.5)
+    assert rates(dropout=0.5, attention_dropout=0.0) == (0.5, 0.0)
+    assert rates(attention_dropout=0.5) == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(("dropout", "attention_dropout"), [(0.0, None), (0.1, None), (0.1, 0.0), (0.0, 0.1)])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_activations_are_what_autograd_keeps(precision: str, dropout: float, recompute: bool) -> None:
-    model = Bert(**ARGUMENTS, dropout=dropout).train()
+def test_activations_are_what_autograd_keeps(
+    precision: str, dropout: float, attention_dropout: float | None, recompute: bool
+) -> None:
+    dropped = {"dropout": dropout, "attention_dropout": attention_dropout}
+    model = Bert(**ARGUMENTS, **dropped).train()
     convert_weights(model, precision)
     model.recompute = recompute
     own = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
@@ -174,7 +187,7 @@ def test_activations_are_what_autograd_keeps(precision: str, dropout: float, rec
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), arithmetic("cpu", precision):
         logits = model(ids_of(5, 20), places).flatten(0, 1)
         functional.cross_entropy(logits, torch.zeros_like(places).flatten(), ignore_index=IGNORED, reduction="sum")
-    settings = {**ARGUMENTS, "model_type": "bert", "tie_embeddings": True, "dropout": dropout}
+    settings = {**ARGUMENTS, "model_type": "bert", "tie_embeddings": True, **dropped}
 
     planned = activation_bytes(shape_of(settings, 60), batch_size=5, precision=precision, recompute=recompute)
 

@@ -233,3 +233,26 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model(ids), model(ids))
     model.train()
     assert not torch.equal(model(ids), model(ids))
+
+
+@pytest.mark.parametrize("attention_dropout", [None, 0.5])
+def test_attention_drops_as_often_as_the_rest_unless_told_otherwise(attention_dropout: float | None) -> None:
+    ids = torch.randint(50, (2, 8))
+    results = []
+    for model in (make(dropout=0.5), make(dropout=0.5, attention_dropout=attention_dropout)):
+        torch.manual_seed(5)
+        results.append(model.train()(ids))
+
+    assert torch.equal(*results)
+
+
+def test_attention_drops_by_itself() -> None:
+    x, ids = torch.randn(2, 8, 32), torch.randint(50, (2, 8))
+    without, alone = make(dropout=0.5, attention_dropout=0.0).train(), make(attention_dropout=0.5).train()
+
+    mixed = [without.layers[0].self_attn(x, without.mask[:8, :8], None, None, 0) for _ in range(2)]
+
+    assert torch.equal(*mixed)
+    assert not torch.equal(without(ids), without(ids))
+    assert not torch.equal(alone(ids), alone(ids))
+    assert torch.equal(alone.eval()(ids), alone(ids))

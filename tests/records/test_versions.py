@@ -29,7 +29,10 @@ def found(**changes: Any) -> list[Difference]:
         ({"model__rope_theta": 500.0, "training__epochs": 3}, "minor"),
         ({"task__task_type": "seq2seq"}, "minor"),
         ({"training__learning_rate": 0.5}, "patch"),
-        ({"model__dropout": 0.3, "model__init_std": 0.1, "model__zero_init": True}, "patch"),
+        (
+            {"model__dropout": 0.3, "model__attention_dropout": 0.1, "model__init_std": 0.1, "model__zero_init": True},
+            "patch",
+        ),
         ({"export__opset": 20, "name": "other", "model__model_name": "other"}, "patch"),
         ({}, "patch"),
     ],

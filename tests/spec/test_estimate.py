@@ -271,14 +271,20 @@ def kept_by_autograd(
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-@pytest.mark.parametrize(("dropout", "qk_norm"), [(0.0, False), (0.1, False), (0.1, True)])
+@pytest.mark.parametrize(
+    ("dropout", "attention_dropout", "qk_norm"),
+    [(0.0, None, False), (0.1, None, False), (0.1, None, True), (0.1, 0.0, False), (0.0, 0.1, True)],
+)
 @pytest.mark.parametrize("activation", ["auto", "swiglu", "gelu", "relu2"])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("model_type", ["llama", "gpt"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_activations_are_what_autograd_keeps(precision, model_type, heads, activation, dropout, qk_norm, recompute):
-    shape = Shape(300, 48, 3, 4, heads, 100, 24, model_type, False, dropout, qk_norm, activation)
+def test_activations_are_what_autograd_keeps(
+    precision, model_type, heads, activation, dropout, attention_dropout, qk_norm, recompute
+):
+    given = (300, 48, 3, 4, heads, 100, 24, model_type, False, dropout, qk_norm, activation)
+    shape = Shape(*given, attention_dropout=attention_dropout)
 
     kept = kept_by_autograd(
         decoder_of(shape),

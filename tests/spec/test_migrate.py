@@ -247,7 +247,6 @@ def test_the_proof_fails_when_the_new_text_says_something_else(tmp_path):
         (TRAINER.replace("mlm_probability: 0.15", "mlm_probability: 0.3"), "E0605", "0.3", ""),
         (TRAINER.replace("sentencepiece", "wordpiece"), "E0607", "wordpiece", ""),
         (TRAINER.replace("test_corpus: null", "test_corpus: more"), "E0605", "more", "--drop data.test_corpus"),
-        (TRAINER.replace("attention_dropout: 0.1", "attention_dropout: 0.2"), "E0606", "attention_dropout", ""),
         (TRAINER.replace("embedding_size: 192", "embedding_size: 96"), "E0606", " hidden_size", ""),
         ({"tier": "4", "export": {"quantization": "dynamic"}}, "E0605", "dynamic", "--drop export.quantization"),
     ],

@@ -70,7 +70,15 @@ def test_a_model_gets_the_weights_of_a_folder_and_draws_nothing(tmp_path: Path, 
 def test_what_only_training_looks_at_may_differ(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
 
-    model = started(folder, dropout=0.3, max_seq_len=32, init_std=0.1, zero_init=True, separate_documents=True)
+    model = started(
+        folder,
+        dropout=0.3,
+        attention_dropout=0.1,
+        max_seq_len=32,
+        init_std=0.1,
+        zero_init=True,
+        separate_documents=True,
+    )
 
     assert model.max_seq_len == 32
 

@@ -82,7 +82,7 @@ TRAINER = Dialect(
         Carried("model.transformer.intermediate_hidden_size", "model.d_ff"),
         Carried("model.transformer.attention_heads", "model.num_heads"),
         Carried("model.transformer.dropout", "model.dropout"),
-        Carried("model.transformer.attention_dropout", "model.dropout"),
+        Carried("model.transformer.attention_dropout", "model.attention_dropout"),
         Carried("model.transformer.activation_function", "model.activation", meaning=words({"gelu_new": "gelu"})),
         Dropped("model.bert.type_vocab_size", "there is one segment, whose embedding would add the same everywhere"),
         Dropped("model.bert.pooler_type", "hidden tokens are guessed from their own states, which nothing pools"),
