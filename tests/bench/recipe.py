@@ -102,9 +102,12 @@ def _run(work: str, row: str, settings: dict[str, Any], store: Path) -> dict[str
 
 
 def table(results: Results, *, threads: int, clock: str, load: float, score: str = "loss") -> str:
-    """The results in Markdown, by a score: `loss` or `bits_per_byte`."""
+    """The results in Markdown, by a score: `loss` or `bits_per_byte`.
+
+    A row is compared with the recipe over the seeds that it has itself.
+    """
     first = next(iter(results.values()))[0] if RECIPE not in results else results[RECIPE][0]
-    base = statistics.mean(each[score] for each in results[RECIPE]) if RECIPE in results else None
+    base = [each[score] for each in results.get(RECIPE, [])]  # of seeds 0, 1, 2, as those of every row
     rows = []
     for name, runs in results.items():
         found = [each[score] for each in runs]
@@ -114,7 +117,7 @@ def table(results: Results, *, threads: int, clock: str, load: float, score: str
                 name,
                 f"{mean:.4f}",
                 f"{min(found):.4f} to {max(found):.4f}" if len(found) > 1 else "one seed",
-                *([] if base is None else [f"{mean - base:+.4f}"]),
+                *([f"{mean - statistics.mean(base[: len(runs)]):+.4f}"] if base else []),
                 f"{statistics.mean(each['steps'] for each in runs):,.0f}",
                 f"{statistics.mean(each['tokens'] for each in runs) / 1e6:.2f}",
                 f"{runs[0]['parameters'] / 1e6:.2f}",
@@ -122,7 +125,7 @@ def table(results: Results, *, threads: int, clock: str, load: float, score: str
                 f"{statistics.mean(each['seconds'] for each in runs):.0f}",
             )
         )
-    compared = [] if base is None else ["Against the recipe"]
+    compared = ["Against the recipe"] if base else []
     heads = ("Row", _SCORES[score], "Spread", *compared, "Steps", "Million tokens", "Million weights")
     heads += ("Compiling, s", "Seconds")
     cores = f"{threads} thread{'s' if threads > 1 else ''}"

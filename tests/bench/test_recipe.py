@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bench_nanogpt
 import numpy as np
 import pytest
@@ -117,6 +119,19 @@ def test_the_command_measures_each_row_once_and_writes_the_table(text, tmp_path)
     rows = [line.split(" | ")[0].removeprefix("| ") for line in document.read_text().splitlines() if line[:2] == "| "]
     assert rows == ["Row", "---", NANOGPT, RECIPE, "AdamW"]
     assert document.read_text().endswith("after\n")
+
+
+def test_a_row_is_compared_with_the_recipe_over_its_own_seeds():
+    def run(loss: float) -> dict[str, Any]:
+        rest = dict.fromkeys(("steps", "tokens", "parameters", "compile_seconds", "seconds", "scored"), 1)
+        return {"loss": loss, "precision": "32-true", **rest}
+
+    results = {RECIPE: [run(1.5), run(1.7)], "AdamW": [run(1.6)], "cosine": [run(1.6), run(1.7)]}
+
+    lines = recipe.table(results, threads=1, clock="wall", load=0.0).splitlines()
+
+    compared = {cells[1].strip(): cells[4].strip() for cells in (line.split("|") for line in lines[2:5])}
+    assert compared == {RECIPE: "+0.0000", "AdamW": "+0.1000", "cosine": "+0.0500"}
 
 
 def test_a_page_without_marks_is_refused_before_anything_is_measured(text, tmp_path):
