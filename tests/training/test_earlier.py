@@ -115,7 +115,13 @@ def test_a_change_is_safe_or_changes_the_result_or_is_impossible():
 def test_every_setting_that_changes_the_shape_of_a_weight_is_called_architecture():
     usual = arguments_of(spec_of("model: {num_heads: 4, d_model: 64}").section("model"), {})
     others = {"model_type": "gpt", "num_kv_heads": 2, "tie_embeddings": False, "dropout": 0.5, "norm_epsilon": 0.1}
-    others |= {"qk_norm": True, "activation": "relu2", "zero_init": True, "separate_documents": True}
+    others |= {
+        "attention_dropout": 0.5,
+        "qk_norm": True,
+        "activation": "relu2",
+        "zero_init": True,
+        "separate_documents": True,
+    }
 
     def shapes(**changes):
         with torch.device("meta"):
