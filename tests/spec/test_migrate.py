@@ -324,6 +324,12 @@ def test_one_of_two_keys_that_differ_can_be_dropped(migrated):
     assert spec_of(done).training.gradient_accumulation_steps == 4
 
 
+def test_features_and_attention_weights_are_dropped_at_the_rates_of_then(migrated):
+    model = spec_of(migrated(TRAINER.replace("attention_dropout: 0.1", "attention_dropout: 0.2"))).model
+
+    assert (model.dropout, model.attention_dropout) == (0.1, 0.2)
+
+
 def test_a_text_that_is_only_named_must_be_given(problems_of):
     [problem] = problems_of({**FLAT, "dataset_name": "plays"}, options=Options())
 
