@@ -6,6 +6,7 @@ What is notable about it:
   keys and values of new tokens beside those of the past. Nothing is copied from token to token.
 * One node, too, is each norm with the sum before it, and the product with the query, key and value matrices.
 * That node takes heads of 16 features or a multiple. Others are filled up with zeros, which add nothing.
+* A short convolution keeps the features of the last tokens, as many as it reaches back.
 * A row is one document from its first token on, so `model.separate_documents` has nothing to separate.
 
 It is a second way to write down `models.transformer`. That it computes the same is what the health checks show.
@@ -30,6 +31,7 @@ Matrix = NDArray[np.float32]
 _RUNTIME = "com.microsoft"  # domain of ONNX Runtime's own operators
 _HEAD_STEP = 16  # GroupQueryAttention turns the positions of heads of so many features, or a multiple
 _PARTS = ("q_proj", "k_proj", "v_proj")
+_END = np.iinfo(np.int64).max  # of whatever is sliced
 
 
 def generating_graph(model: Transformer, opset: int) -> onnx.ModelProto:
@@ -38,7 +40,8 @@ def generating_graph(model: Transformer, opset: int) -> onnx.ModelProto:
     Inputs are `ids` (batch, length) int64, which follow the tokens of the past; `seqlens_k` (batch,) int32, the number
     of tokens of past and ids together, less one; `total_sequence_length` () int32, that number; and for each layer N
     `past_key_values.N.key` and `.value` (batch, K, past, E) float32, which may have room for more tokens than there
-    are. Outputs are `logits` (batch, length, V) of the new tokens and for each layer `present.N.key` and `.value`.
+    are, and where there are convolutions `.features` (batch, size - 1, D) float32, zeros before the first token.
+    Outputs are `logits` (batch, length, V) of the new tokens and for each layer `present.N.key`, `.value`, `.features`.
     After a past, a batch of several rows takes one id each.
 
     Args:
@@ -51,7 +54,7 @@ def generating_graph(model: Transformer, opset: int) -> onnx.ModelProto:
         x, normed = graph.norm(x, branch, f"layers.{layer}.input_layernorm")
         branch = graph.attention(normed, layer)
         x, normed = graph.norm(x, branch, f"layers.{layer}.post_attention_layernorm")
-        branch = graph.feed_forward(normed, layer)
+        branch = graph.feed_forward(graph.convolved(normed, layer), layer)
     _, normed = graph.norm(x, branch, "norm")
     graph.head(normed)
     versions = [helper.make_opsetid("", opset), helper.make_opsetid(_RUNTIME, 1)]
@@ -79,15 +82,19 @@ class _Graph:
         model, value = self._model, helper.make_tensor_value_info
         layers = [f"{layer}.{kind}" for layer in range(len(model.layers)) for kind in ("key", "value")]
         held, given = (["batch", model.num_kv_heads, length, self._filled] for length in ("past", "total"))
+        convolved = [] if model.short_conv is None else [f"{layer}.features" for layer in range(len(model.layers))]
+        latest: list[str | int | None] = ["batch", (model.short_conv or 1) - 1, model.d_model]
         inputs = [
             value(IDS, TensorProto.INT64, ["batch", "length"]),
             value(LENGTH, TensorProto.INT32, ["batch"]),
             value(TOTAL, TensorProto.INT32, []),
             *(value(PAST + layer, TensorProto.FLOAT, held) for layer in layers),
+            *(value(PAST + layer, TensorProto.FLOAT, latest) for layer in convolved),
         ]
         outputs = [
             value(LOGITS, TensorProto.FLOAT, ["batch", "length", model.vocab_size]),
             *(value(PRESENT + layer, TensorProto.FLOAT, given) for layer in layers),
+            *(value(PRESENT + layer, TensorProto.FLOAT, latest) for layer in convolved),
         ]
         return helper.make_graph(self._nodes, "generating", inputs, outputs, list(self._weights.values()))
 
@@ -121,6 +128,18 @@ class _Graph:
         mean = self._add("ReduceMean", squares, self._constant("[-1]", np.array([-1])))
         root = self._add("Sqrt", self._add("Add", mean, self._constant(f"{epsilon}", np.array(epsilon, np.float32))))
         return self._add("Mul", self._add("Div", x, root), weight)
+
+    def convolved(self, x: str, layer: int) -> str:
+        """(B, T, D) → (B, T, D), with the last tokens of the past; in a model without convolutions what was given."""
+        size, name = self._model.short_conv, f"{layer}.features"
+        if size is None:
+            return x
+        joined = self._add("Concat", PAST + name, x, axis=1)  # (B, size - 1 + T, D)
+        first, last, axis = (self._constant(f"[{number}]", np.array([number])) for number in (1 - size, _END, 1))
+        self._node("Slice", [joined, first, last, axis], [PRESENT + name])
+        turned, weight = self._add("Transpose", joined, perm=[0, 2, 1]), self._weight(f"layers.{layer}.mlp_conv.weight")
+        mixed = self._add("Conv", turned, weight, group=self._model.d_model)  # (B, D, T)
+        return self._add("Add", x, self._add("Transpose", mixed, perm=[0, 2, 1]))
 
     def attention(self, x: str, layer: int) -> str:
         """(B, T, D) → (B, T, D), with the keys and values of the past."""

@@ -127,8 +127,10 @@ def inspect_cached(path: Path) -> dict[str, Any]:
 
     found = _inspect(path)
     shapes = found["shapes"]
-    held = [shape for name, shape in shapes.items() if name.startswith(PAST)]
-    given = [shape for name, shape in shapes.items() if name.startswith(PRESENT)]
+    held, given = (
+        [shape for name, shape in shapes.items() if name.startswith(prefix) and name.endswith((".key", ".value"))]
+        for prefix in (PAST, PRESENT)
+    )
     if (
         not held
         or len(held) != len(given)

@@ -43,7 +43,7 @@ Floats = NDArray[np.float32]
 
 
 class Cache:
-    """Room for the keys and values of all tokens that a model can see, which a graph fills as it reads.
+    """What a graph keeps as it reads: keys and values, with room for all tokens that a model can see, and features.
 
     Args:
         session: of the graph.
@@ -60,10 +60,9 @@ class Cache:
         self._held = []  # the binding does not keep them
         for taken in session.get_inputs():
             if taken.name.startswith(PAST):
-                room = np.zeros((batch, taken.shape[1], longest, taken.shape[3]), dtype=np.float32)
-                held = onnxruntime.OrtValue.ortvalue_from_numpy(room)
+                held = onnxruntime.OrtValue.ortvalue_from_numpy(_room(taken, batch, longest))
                 self.binding.bind_ortvalue_input(taken.name, held)
-                # The same memory: the graph writes new keys and values beside the old ones.
+                # The same memory: the graph writes new keys and values beside the old ones, new features over them.
                 self.binding.bind_ortvalue_output(taken.name.replace(PAST, PRESENT), held)
                 self._held.append(held)
 
@@ -117,8 +116,13 @@ class Graph:
     def whole(self, ids: Ids) -> dict[str, Any]:
         """The arguments of the graph, by name, to read (B, T) ids from their beginning without a cache."""
         past = [taken for taken in self._session.get_inputs() if taken.name.startswith(PAST)]
-        empty = {one.name: np.zeros((len(ids), one.shape[1], 0, one.shape[3]), dtype=np.float32) for one in past}
-        return {IDS: ids, **_lengths(*ids.shape), **empty}
+        return {IDS: ids, **_lengths(*ids.shape), **{taken.name: _room(taken, len(ids), 0) for taken in past}}
+
+
+def _room(taken: Any, batch: int, past: int) -> Floats:
+    """Zeros of the shape that a graph takes, for a batch and so many tokens before it."""
+    free = {"batch": batch, "past": past}
+    return np.zeros([free.get(size, size) for size in taken.shape], dtype=np.float32)
 
 
 def _lengths(batch: int, total: int) -> dict[str, NDArray[np.int32]]:

@@ -4,8 +4,8 @@
   Llama without the prefix `model.`, and the same layout, so the two map one to one.
 * `gpt`: LayerNorm, learned positions, GELU, biases; pre-norm as in GPT-2.
 * Both, if asked for: grouped-query attention, an output projection tied to the embedding, normalized queries and
-  keys, another feed-forward layer than that of the shape, projections into the residual stream that start at zero,
-  documents of one window kept apart.
+  keys, another feed-forward layer than that of the shape, a short convolution before it, projections into the residual
+  stream that start at zero, documents of one window kept apart.
 * `llama` with normalized queries and keys is Qwen3's shape, and has the names of its weights.
 * Attention is written out (two matrix products and a masked softmax) where that is what export and the CPU
   do best, and calls the fused kernel on CUDA.
@@ -32,7 +32,7 @@ DOCUMENT_START = 1  # id of the token that begins a document, in every tokenizer
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, for generation without recomputing them.
+    """What layers need of the tokens seen so far, for generation without recomputing it: keys and values, and features.
 
     Args:
         model: the model that will use the cache.
@@ -44,6 +44,9 @@ class Cache:
         weight = model.embed_tokens.weight
         self.keys = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in model.layers]
         self.values = [torch.zeros_like(keys) for keys in self.keys]
+        reach = 0 if model.short_conv is None else model.short_conv - 1
+        none = torch.zeros(batch_size, reach, model.d_model, dtype=weight.dtype, device=weight.device)
+        self.latest = [none for _ in model.layers]  # features of the last tokens; zeros stand before the first
         self.length = 0  # tokens held
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,6 +56,12 @@ class Cache:
         self.values[layer][:, :, self.length : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
+    def follow(self, layer: int, x: Tensor) -> Tensor:
+        """Put the features of the last tokens before the (B, T, D) features of new ones; keep the last of them all."""
+        joined = torch.cat((self.latest[layer].to(x.dtype), x), dim=1)  # (B, reach + T, D)
+        self.latest[layer] = joined[:, x.shape[1] :]
+        return joined
+
 
 class HeadNorm(nn.RMSNorm):
     """RMSNorm over the features of each head, in the type of its weights: float32 under autocast, too."""
@@ -60,6 +69,41 @@ class HeadNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(…, E) → (…, E)."""
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class ShortConv(nn.Module):
+    """Adds to each token a weighted sum of itself and the tokens right before it, each feature by itself.
+
+    A causal, depthwise convolution beside the identity: Allen-Zhu, Physics of Language Models 4.1, 2025, where it is a
+    Canon layer of the kind C. It starts at zero, and so as the identity.
+
+    Args:
+        d_model: D.
+        size: how many tokens the sum is over.
+    """
+
+    def __init__(self, d_model: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(d_model, 1, size))  # as that of Conv1d: the token itself is last
+
+    def forward(self, x: Tensor, cache: Cache | None, layer: int, near: Tensor | None) -> Tensor:
+        """(B, T, D) → (B, T, D).
+
+        Args:
+            x: the features.
+            cache: of the tokens before, if there is one.
+            layer: the cache's name for this layer.
+            near: (B, T, size), whether the token so many places before is of the same document; None: all are of one.
+        """
+        length, reach = x.shape[1], self.weight.shape[-1] - 1
+        joined = functional.pad(x, (0, 0, reach, 0)) if cache is None else cache.follow(layer, x)
+        weights = self.weight.squeeze(1).t().to(x.dtype).contiguous()  # (size, D)
+        for back in range(reach + 1):
+            earlier = joined[:, reach - back : reach - back + length]  # (B, T, D)
+            if near is not None:
+                earlier = earlier * near[:, :, back, None]
+            x = torch.addcmul(x, earlier, weights[reach - back])
+        return x
 
 
 class Attention(nn.Module):
@@ -185,7 +229,10 @@ _ACTIVATION_OF: Mapping[ModelType, str] = {"llama": "swiglu", "gpt": "gelu"}
 
 
 class Block(nn.Module):
-    """One transformer layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """One transformer layer: x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    With `short_conv`, the second reads what a `ShortConv` makes of its normalized features.
+    """
 
     def __init__(
         self,
@@ -200,6 +247,7 @@ class Block(nn.Module):
         model_type: ModelType,
         qk_norm: bool,
         activation: Activation,
+        short_conv: int | None,
     ) -> None:
         super().__init__()
         llama = model_type == "llama"
@@ -218,13 +266,24 @@ class Block(nn.Module):
         self.post_attention_layernorm = norm(d_model, eps=norm_epsilon)
         kind = _ACTIVATION_OF[model_type] if activation == "auto" else activation
         self.mlp = FEED_FORWARD[kind](d_model, d_ff, not llama)
+        self.mlp_conv = None if short_conv is None else ShortConv(d_model, short_conv)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None, cache: Cache | None, layer: int
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: Cache | None,
+        layer: int,
+        *,
+        near: Tensor | None = None,
     ) -> Tensor:
-        """(B, T, D) → (B, T, D)."""
+        """(B, T, D) → (B, T, D). The arguments are those of `Attention` and of `ShortConv`."""
         x = x + self._drop(self.self_attn(self.input_layernorm(x), mask, rotary, cache, layer))
-        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+        normed = self.post_attention_layernorm(x)
+        if self.mlp_conv is not None:
+            normed = self.mlp_conv(normed, cache, layer, near)
+        return x + self._drop(self.mlp(normed))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, training=self.training)
@@ -253,6 +312,7 @@ class Transformer(Model):
         activation: which feed-forward layer, a key of `FEED_FORWARD`; `auto` is that of the shape.
         zero_init: projections into the residual stream start at zero, so that every block starts as the identity
             (Zhang et al., Fixup, arXiv:1901.09321, section 3.2).
+        short_conv: how many tokens the convolution of each block is over, see `ShortConv`; None for blocks without.
         separate_documents: a token sees only tokens of its own document, and positions count from the document's first
             token in the window. Without it, documents of one window see those before them.
     """
@@ -281,13 +341,14 @@ class Transformer(Model):
         qk_norm: bool = False,
         activation: Activation = "auto",
         zero_init: bool = False,
+        short_conv: int | None = None,
         separate_documents: bool = False,
     ) -> None:
         super().__init__()
         self.vocab_size, self.d_model, self.max_seq_len = vocab_size, d_model, max_seq_len
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.model_type, self.dropout = model_type, dropout
-        self.separate_documents = separate_documents
+        self.short_conv, self.separate_documents = short_conv, separate_documents
         llama = model_type == "llama"
         self.embed_tokens = nn.Embedding(vocab_size, d_model)
         self.embed_positions = None if llama else nn.Embedding(max_seq_len, d_model)
@@ -303,6 +364,7 @@ class Transformer(Model):
                 model_type=model_type,
                 qk_norm=qk_norm,
                 activation=activation,
+                short_conv=short_conv,
             )
             for _ in range(num_layers)
         )
@@ -341,12 +403,15 @@ class Transformer(Model):
             mask = None  # what the fused kernel need not read, it need not compute
         cos, sin = self.cos[start : start + length], self.sin[start : start + length]  # (T, E/2) each
         places = None if self.embed_positions is None else self.embed_positions.weight[start : start + length]
+        near = None
         if self.separate_documents and cache is None:
             visible = self._visible(ids)
             mask = torch.where(visible, 0.0, -math.inf)[:, None]  # (B, 1, T, T)
             positions = visible.sum(-1) - 1  # (B, T)
             cos, sin = cos[positions][:, None], sin[positions][:, None]  # (B, 1, T, E/2) each
             places = None if places is None else places[positions]  # (B, T, D)
+            if self.short_conv is not None:
+                near = torch.arange(self.short_conv, device=ids.device) <= positions[:, :, None]  # (B, T, size)
         x = self.embed_tokens(ids)  # (B, T, D)
         if places is not None:
             x = x + places
@@ -354,9 +419,9 @@ class Transformer(Model):
         rotary = (cos, sin) if places is None else None
         for layer, block in enumerate(self.layers):
             if self.recompute and self.training:
-                x = checkpoint(block, x, mask, rotary, cache, layer, use_reentrant=False)
+                x = checkpoint(block, x, mask, rotary, cache, layer, near=near, use_reentrant=False)
             else:
-                x = block(x, mask, rotary, cache, layer)
+                x = block(x, mask, rotary, cache, layer, near=near)
         if cache is not None:
             cache.length += length
         normed: Tensor = self.norm(x)

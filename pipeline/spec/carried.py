@@ -25,6 +25,7 @@ class Shape:
     num_kv_heads: int | None
     activation: str
     qk_norm: bool
+    short_conv: int | None
     tokenizer_type: str
 
     @classmethod
@@ -37,7 +38,7 @@ class Shape:
             arguments: of its class; what a class does not take is as if it were not asked for.
         """
         absent: dict[str, Any] = {
-            "num_heads": 1, "num_kv_heads": None, "activation": "auto", "qk_norm": False,
+            "num_heads": 1, "num_kv_heads": None, "activation": "auto", "qk_norm": False, "short_conv": None,
         }  # fmt: skip
         found = {**absent, **arguments, "task_type": task_type, "tokenizer_type": tokenizer_type}
         return cls(**{field.name: found[field.name] for field in fields(cls)})
@@ -45,7 +46,7 @@ class Shape:
 
 SHAPE_READS = (
     "task.task_type", "model.model_type", "model.num_heads", "model.num_kv_heads", "model.activation",
-    "model.qk_norm", "tokenizer.tokenizer_type",
+    "model.qk_norm", "model.short_conv", "tokenizer.tokenizer_type",
 )  # fmt: skip
 
 Refusal = tuple[str, str]  # what the format has no place for, and what to do
@@ -65,6 +66,7 @@ def _in_transformers(shape: Shape) -> Refusal | None:
     return _first(
         (shape.task_type not in WRITES_TEXT, f"its classes write text, task_type {shape.task_type} does not", _TAKE),
         (shape.tokenizer_type == "word", "its tokenizers cannot cut words as tokenizer_type word does", _TYPE),
+        (shape.short_conv is not None, "its classes have no short convolutions", _NO_CONV),
         (
             shape.model_type == "llama" and shape.qk_norm and not gate,
             f"it has no class with model.qk_norm and activation {shape.activation}",
@@ -84,6 +86,7 @@ def _in_llama_cpp(shape: Shape) -> Refusal | None:
     return _first(
         (shape.task_type not in WRITES_TEXT, f"it is for text, task_type {shape.task_type} writes none", _TAKE),
         (shape.tokenizer_type not in ("unigram", "bpe"), f"it has no tokenizer {shape.tokenizer_type}", _TYPE),
+        (shape.short_conv is not None, "Llama and Qwen3 have no short convolutions", _NO_CONV),
         (
             shape.model_type != "llama" or not gate,
             "it is written in the shapes of Llama and Qwen3, which have a gate",
@@ -93,6 +96,7 @@ def _in_llama_cpp(shape: Shape) -> Refusal | None:
 
 
 _TAKE = "take onnx"
+_NO_CONV = "set model.short_conv to null"
 _TYPE = "set tokenizer.tokenizer_type to unigram or bpe"
 
 

@@ -30,6 +30,7 @@ ARCHITECTURE = (
     "model.tie_embeddings",
     "model.qk_norm",
     "model.activation",
+    "model.short_conv",
     "model.stage_channels",
     "model.blocks_per_stage",
     "model.norm_groups",

@@ -24,6 +24,7 @@ from pipeline.spec.estimate_memory import (
     training_memory,
 )
 from pipeline.spec.estimate_model import (
+    MUON_ITERATIONS,
     Settings,
     Shape,
     count,
@@ -345,7 +346,9 @@ def times(settings: Settings, shape: Shape, text: Text, pace: Pace) -> dict[str,
 def _update_seconds(settings: Settings, shape: Shape, execution: Execution, pace: Pace) -> float:
     seconds = count(shape) / pace.updated_per_second
     if settings["optimizer"]["optimizer_name"] == "muon":
-        operations = orthogonalization_flops(shape, in_float32=not execution.precision.startswith("bf16"))
+        iterations = MUON_ITERATIONS[settings["optimizer"]["muon_method"]]
+        in_float32 = not execution.precision.startswith("bf16")
+        operations = orthogonalization_flops(shape, iterations=iterations, in_float32=in_float32)
         seconds += operations / pace.learned_flops_per_second
     return seconds
 

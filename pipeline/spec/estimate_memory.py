@@ -135,13 +135,17 @@ def activation_bytes(shape: Shape, *, batch_size: int, precision: str, recompute
         else:
             of_the_rest += _FLOAT * shape.d_model  # all features, of which one vector is taken
             of_a_target += multiplied * shape.d_model + _ID  # and where
+    of_convolutions = 0  # the features that they read, with zeros before them, and their weights in another order
+    if shape.short_conv is not None and not recompute:
+        of_a_place = shape.num_layers * number_bytes(precision) * shape.d_model
+        of_convolutions = of_a_place * (batch_size * (shape.max_seq_len + shape.short_conv - 1) + shape.short_conv)
     converted = 0
     if precision == "bf16-mixed":  # the matrices, once more in two bytes
         layers = 0 if recompute else shape.num_layers
         head = shape.choices + shape.d_model * shape.is_encoder
         converted = _HALF * (layers * sum(matrices(shape)) + head * shape.d_model)
     of_a_row = shape.max_seq_len * (shape.num_layers * of_a_layer + of_the_rest) + shape.targets * of_a_target
-    return batch_size * of_a_row + converted + _FLOAT
+    return batch_size * of_a_row + of_convolutions + converted + _FLOAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,11 @@ _FLOAT = 4  # bytes of a weight
 _HEADER = 100  # bytes that a safetensors file spends on the name, shape and place of one tensor
 MASKED_SHARE = 0.15  # of the tokens of a sequence; a test holds it to that of models.bert
 _ENCODER = "bert"
+MUON_ITERATIONS: Mapping[str, int] = {"newton_schulz": 5, "polar_express": 4}  # a test holds them to training.optimizer
 # Settings of the decoders that the encoder has no say in.
-_OF_THE_ENCODER: Mapping[str, Any] = {"num_kv_heads": None, "qk_norm": False, "activation": "gelu"}
+_OF_THE_ENCODER: Mapping[str, Any] = {
+    "num_kv_heads": None, "qk_norm": False, "activation": "gelu", "short_conv": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Shape:
     qk_norm: bool = False
     activation: str = "auto"
     attention_dropout: float | None = None
+    short_conv: int | None = None
     num_classes: int | None = None  # of a classifier of texts, which has these outputs instead of tokens
     pooling: str = "mean"  # how such a classifier makes one vector of a text
 
@@ -67,7 +71,7 @@ class Shape:
             return self.num_layers * 2 * (projections + norms) + 9 + (not self.tie_embeddings)
         if self.model_type == "gpt":  # biases make two of each projection and norm; positions are embedded
             projections, norms, of_the_rest = 2 * projections, 2 * norms, 4
-        of_a_layer = projections + norms + 2 * self.qk_norm
+        of_a_layer = projections + norms + 2 * self.qk_norm + (self.short_conv is not None)
         of_the_head = int(not self.tie_embeddings) if self.num_classes is None else 2
         return self.num_layers * of_a_layer + of_the_rest + of_the_head
 
@@ -80,14 +84,15 @@ def shape_of(model: Mapping[str, Any], vocab_size: int, num_classes: int | None 
         vocab_size: pieces of the tokenizer.
         num_classes: of a classifier of texts.
     """
-    known = ("vocab_size", "num_kv_heads", "num_classes", "pooling", "attention_dropout")
+    later = ("attention_dropout", "short_conv")  # unknown to models trained before there were such settings
+    known = ("vocab_size", "num_kv_heads", "num_classes", "pooling", *later)
     names = tuple(field.name for field in fields(Shape) if field.name not in known)
     if model["model_type"] == _ENCODER:
         model = {**model, **_OF_THE_ENCODER}
     heads = model["num_kv_heads"] or model["num_heads"]
     given = {name: model[name] for name in names}
     given["pooling"] = model.get("pooling", "mean")
-    given["attention_dropout"] = model.get("attention_dropout")  # unknown to models trained before there was one
+    given |= {name: model.get(name) for name in later}
     return Shape(vocab_size=vocab_size, num_kv_heads=heads, num_classes=num_classes, **given)
 
 
@@ -116,6 +121,7 @@ def parameters(shape: Shape) -> dict[str, int]:
         "positions": shape.max_seq_len * width if biased else 0,
         "attention": layers * (attention + biases[0]),
         "feed_forward": layers * (feed_forward + biases[1]),
+        "convolutions": layers * width * (shape.short_conv or 0),
         "norms": norms * width * (2 if biased else 1),
         "head": head,
     }
@@ -143,17 +149,20 @@ def flops_per_token(shape: Shape) -> float:
     return 6.0 * (count(shape) - looked_up) + attention_scores
 
 
-def orthogonalization_flops(shape: Shape, *, in_float32: bool = True) -> float:
-    """Operations that Muon spends on one step: five iterations of three products for each matrix of the blocks.
+def orthogonalization_flops(shape: Shape, *, iterations: int, in_float32: bool = True) -> float:
+    """Operations that Muon spends on one step: some iterations of three products for each matrix of the blocks.
 
     Jordan et al., Muon, 2024: with the sides m ≤ n of a matrix, each iteration takes 4m²n + 2m³. In float32 a matrix
-    with n ≥ 2m is multiplied twice in all and the products of its rows seventeen times: 4m²n + 34m³.
+    with n ≥ 2m is multiplied twice in all, 4m²n, and the products of its rows once more in the first iteration and four
+    times in each of the others, 2m³ each time.
     """
     keys = shape.d_model // shape.num_heads * shape.num_kv_heads
     sides = 2 * [(shape.d_model, shape.d_model)] + 2 * [(keys, shape.d_model)]
     sides += (2 + shape.gated) * [(min(shape.d_model, shape.d_ff), max(shape.d_model, shape.d_ff))]
+    once, again = iterations, 2 * (4 * iterations - 3)
     each = [
-        4 * m * m * n + 34 * m**3 if in_float32 and n >= 2 * m else 5 * (4 * m * m * n + 2 * m**3) for m, n in sides
+        4 * m * m * n + again * m**3 if in_float32 and n >= 2 * m else once * (4 * m * m * n + 2 * m**3)
+        for m, n in sides
     ]
     return float(shape.num_layers * sum(each))
 

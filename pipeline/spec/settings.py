@@ -111,6 +111,7 @@ class ModelSettings(TypedDict, total=False):
     qk_norm: bool
     activation: Literal["auto", "swiglu", "gelu", "relu2"]
     zero_init: bool
+    short_conv: int | None
     separate_documents: bool
     pooling: Literal["mean", "last"]
     vocab_size: int
@@ -143,6 +144,7 @@ class OptimizerSettings(TypedDict, total=False):
     weight_decay: float
     muon_learning_rate: float
     muon_momentum: float
+    muon_method: Literal["newton_schulz", "polar_express"]
     warmup_ratio: float
 
 
@@ -313,6 +315,7 @@ class FlatSettings(TypedDict, total=False):
     qk_norm: bool
     activation: Literal["auto", "swiglu", "gelu", "relu2"]
     zero_init: bool
+    short_conv: int | None
     separate_documents: bool
     pooling: Literal["mean", "last"]
     learning_rate: float
@@ -334,6 +337,7 @@ class FlatSettings(TypedDict, total=False):
     weight_decay: float
     muon_learning_rate: float
     muon_momentum: float
+    muon_method: Literal["newton_schulz", "polar_express"]
     scheduler_type: Literal["cosine", "linear", "constant", "wsd"]
     warmup_ratio: float
     warmup_steps: int | None

@@ -35,14 +35,14 @@ UNREAD_IN_EXPERIMENT: tuple[Unread, ...] = (
         lambda share: share == 0,
         "validation_split is 0, so there is nothing to watch",
     ),
-    Unread(
-        "optimizer.muon_learning_rate",
-        "optimizer.optimizer_name",
-        lambda name: name != "muon",
-        "optimizer_name is not muon",
-    ),
-    Unread(
-        "optimizer.muon_momentum", "optimizer.optimizer_name", lambda name: name != "muon", "optimizer_name is not muon"
+    *(
+        Unread(
+            f"optimizer.{name}",
+            "optimizer.optimizer_name",
+            lambda optimizer: optimizer != "muon",
+            "optimizer_name is not muon",
+        )
+        for name in ("muon_learning_rate", "muon_momentum", "muon_method")
     ),
     Unread("model.rope_theta", "model.model_type", lambda kind: kind != "llama", "model_type is not llama"),
     Unread(
@@ -143,6 +143,7 @@ UNREAD_IN_EXPERIMENT: tuple[Unread, ...] = (
             "qk_norm",
             "activation",
             "zero_init",
+            "short_conv",
             "separate_documents",
         )
     ),
@@ -152,7 +153,7 @@ UNREAD_IN_EXPERIMENT: tuple[Unread, ...] = (
     ),
     *(
         Unread(f"model.{name}", "model.model_type", lambda kind: kind == "bert", "model_type is bert")
-        for name in ("num_kv_heads", "qk_norm", "activation", "zero_init")
+        for name in ("num_kv_heads", "qk_norm", "activation", "zero_init", "short_conv")
     ),
     *(
         Unread(name, "task.task_type", lambda kind: kind == MASKED, "hidden tokens are filled in, no text is written")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -14,8 +14,25 @@ Schedule = Literal["cosine", "linear", "constant", "wsd"]
 
 # Numbers of a matrix up to which products of several in one call are faster: 1.6 times at 128 x 128, none at 192 x 192.
 _SMALL = 2**16
-# Of the quintic polynomial of Jordan et al., and how often it is applied: see `orthogonalized`.
-_A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5
+Method = Literal["newton_schulz", "polar_express"]
+Polynomials = tuple[tuple[float, float, float], ...]  # (a, b, c) of a x + b x³ + c x⁵, in the order of their use
+# How a matrix is made orthogonal, see `orthogonalized`: one polynomial five times, whose coefficients raise small
+# singular values fastest and need not converge (Jordan et al., see `Muon`); or four, each the best for what those before
+# it leave of singular values from 0.001 to 1 (Amsel et al., The Polar Express, arXiv:2505.16932, algorithm 1). The latter
+# grow without limit right above the largest value they are for, so each takes a hundredth less than it is given.
+_LESS = 1.01
+POLYNOMIALS: Mapping[Method, Polynomials] = {
+    "newton_schulz": 5 * ((3.4445, -4.7750, 2.0315),),
+    "polar_express": tuple(
+        (a / _LESS, b / _LESS**3, c / _LESS**5)
+        for a, b, c in (
+            (8.28721201814563, -23.595886519098837, 17.300387312530933),
+            (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+            (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+            (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+        )
+    ),
+}
 PEAK_RATIO = "peak_ratio"  # of a group of parameters: its peak learning rate, divided by that of the run
 
 
@@ -30,6 +47,7 @@ def make_optimizer(
     weight_decay: float,
     muon_learning_rate: float,
     muon_momentum: float,
+    muon_method: Method,
     products: torch.dtype,
 ) -> torch.optim.Optimizer:
     """The optimizer that a spec describes.
@@ -45,6 +63,7 @@ def make_optimizer(
         weight_decay: of both; in each it is multiplied by the learning rate.
         muon_learning_rate: peak of the schedule for what Muon updates.
         muon_momentum: see `Muon`.
+        muon_method: see `Muon`.
         products: type in which Muon multiplies matrices: the one that the run multiplies in.
     """
     adam: dict[str, Any] = {"betas": (adam_beta1, adam_beta2), "epsilon": adam_epsilon, "weight_decay": weight_decay}
@@ -59,6 +78,7 @@ def make_optimizer(
             learning_rate=muon_learning_rate,
             weight_decay=weight_decay,
             momentum=muon_momentum,
+            method=muon_method,
             products=products,
         ),
         _adamw(others, learning_rate=learning_rate, **adam),
@@ -93,14 +113,16 @@ def _adamw(
 class Muon(torch.optim.Optimizer):
     """Steps along the running mean of each matrix's gradients, made orthogonal.
 
-    Jordan et al., https://kellerjordan.github.io/posts/muon/, 2024. With `products` bfloat16 it computes what
-    torch.optim.Muon does, which knows no other type; processors without bfloat16 units are twice as fast in float32.
+    Jordan et al., https://kellerjordan.github.io/posts/muon/, 2024. With the method `newton_schulz` and `products`
+    bfloat16 it computes what torch.optim.Muon does, which knows no other type; processors without bfloat16 units are
+    twice as fast in float32.
 
     Args:
         groups: of parameters, all of them matrices.
         learning_rate: a step goes this far, times √max(1, rows / columns).
         weight_decay: of decoupled decay; multiplied by the learning rate.
         momentum: decay of the running mean, which is taken one step ahead (Nesterov).
+        method: key of `POLYNOMIALS`.
         products: type in which matrices are multiplied.
     """
 
@@ -111,10 +133,11 @@ class Muon(torch.optim.Optimizer):
         learning_rate: float,
         weight_decay: float,
         momentum: float,
+        method: Method,
         products: torch.dtype,
     ) -> None:
         super().__init__(groups, {"lr": learning_rate, "weight_decay": weight_decay, "momentum": momentum})
-        self._products = products
+        self._polynomials, self._products = POLYNOMIALS[method], products
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -123,7 +146,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             for alike in _alike(group["params"]):
-                updates = _orthogonalized_each([self._ahead(each, momentum) for each in alike], self._products)
+                ahead = [self._ahead(each, momentum) for each in alike]
+                updates = _orthogonalized_each(ahead, self._polynomials, self._products)
                 rows, columns = alike[0].shape
                 for parameter, update in zip(alike, updates, strict=True):
                     parameter.mul_(1 - rate * group["weight_decay"])
@@ -148,20 +172,19 @@ def _alike(matrices: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     yield from groups.values()
 
 
-def _orthogonalized_each(matrices: list[Tensor], products: torch.dtype) -> Sequence[Tensor]:
+def _orthogonalized_each(matrices: list[Tensor], polynomials: Polynomials, products: torch.dtype) -> Sequence[Tensor]:
     """Matrices of one shape, orthogonalized."""
     if len(matrices) == 1:
-        return [orthogonalized(matrices[0], products)]
-    return orthogonalized(torch.stack(matrices), products).unbind()
+        return [orthogonalized(matrices[0], polynomials, products)]
+    return orthogonalized(torch.stack(matrices), polynomials, products).unbind()
 
 
-def orthogonalized(matrix: Tensor, products: torch.dtype) -> Tensor:
-    """A (M, N) matrix with its singular values brought near 1 (0.7 to 1.2), its singular vectors kept.
+def orthogonalized(matrix: Tensor, polynomials: Polynomials, products: torch.dtype) -> Tensor:
+    """A (M, N) matrix with its singular values brought near 1, its singular vectors kept. Also each of (K, M, N).
 
-    Also each of (K, M, N) matrices.
-
-    Newton-Schulz iteration with the quintic polynomial of Jordan et al. (see `Muon`), whose coefficients raise small
-    singular values fastest and need not converge. A long matrix in float32 is multiplied only once: its iterations are
+    An odd polynomial of a matrix, which products alone compute, is that polynomial of its singular values; they come to
+    lie between 0.7 and 1.2 by `newton_schulz`, and between 0.4 and 1.6 by `polar_express`, which raises those that are
+    very small as far in one application less. A long matrix in float32 is multiplied only once: its iterations are
     those of the (M, M) matrix of its rows' products, and take about half the operations.
     """
     x = matrix.to(products)
@@ -169,24 +192,24 @@ def orthogonalized(matrix: Tensor, products: torch.dtype) -> Tensor:
     x = x if wide else x.mT  # the products below are of the shorter side
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
     if iterates_on_squares(*x.shape[-2:]) and products == torch.float32:
-        x = _factor(x @ x.mT) @ x
+        x = _factor(x @ x.mT, polynomials) @ x
     else:
         add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
-        for _ in range(_ITERATIONS):
+        for a, b, c in polynomials:
             square = x @ x.mT
-            x = add_product(x, add_product(square, square, square, beta=_B, alpha=_C), x, beta=_A)
+            x = add_product(x, add_product(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.mT).to(matrix.dtype)
 
 
-def _factor(square: Tensor) -> Tensor:
+def _factor(square: Tensor, polynomials: Polynomials) -> Tensor:
     """What all iterations together multiply a matrix X with, from X Xᵀ: each is a polynomial of it."""
     add_product = torch.addmm if square.dim() == 2 else torch.baddbmm
     whole: Tensor | None = None
-    for left in reversed(range(_ITERATIONS)):
-        factor = add_product(square, square, square, beta=_B, alpha=_C)
-        factor.diagonal(dim1=-2, dim2=-1).add_(_A)
+    for number, (a, b, c) in enumerate(polynomials, start=1):
+        factor = add_product(square, square, square, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
         whole = factor if whole is None else factor @ whole
-        if left:
+        if number < len(polynomials):
             square = factor @ square @ factor  # that of the matrix after this iteration
     assert whole is not None
     return whole
@@ -195,7 +218,7 @@ def _factor(square: Tensor) -> Tensor:
 def iterates_on_squares(short: int, long: int) -> bool:
     """Whether a matrix of these sides is long enough for `orthogonalized` to spare operations, in float32.
 
-    Of 2 · short³ operations, five iterations take 10 r + 5 with r = long / short; the other way takes 2 r + 17.
+    Of 2 · short³ operations, T iterations take T (2 r + 1) with r = long / short; the other way takes 2 r + 4 T - 3.
     """
     return long >= 2 * short
 

@@ -33,7 +33,7 @@ CLASSES = {
     "ArceeForCausalLM": {"activation": "relu2"},
     "GPT2LMHeadModel": {"model_type": "gpt", "num_kv_heads": None, "tie_embeddings": False},
 }
-LLAMA = Shape("lm", "llama", 4, None, "auto", qk_norm=False, tokenizer_type="unigram")
+LLAMA = Shape("lm", "llama", 4, None, "auto", qk_norm=False, short_conv=None, tokenizer_type="unigram")
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,18 @@ LLAMA = Shape("lm", "llama", 4, None, "auto", qk_norm=False, tokenizer_type="uni
         ("hf", {"model_type": "gpt", "num_kv_heads": 2}, "GPT-2 has neither grouped"),
         ("hf", {"model_type": "gpt", "qk_norm": True}, "GPT-2 has neither grouped"),
         ("hf", {"model_type": "gpt", "activation": "swiglu"}, "nor a gate"),
+        ("hf", {"short_conv": 4}, "no short convolutions"),
         ("hf", {"tokenizer_type": "word"}, "cannot cut words"),
         ("hf", {"task_type": "text_classification"}, "text_classification does not"),
         ("gguf", {}, None),
         ("gguf", {"qk_norm": True, "num_kv_heads": 2}, None),
+        ("gguf", {"short_conv": 4}, "no short convolutions"),
         ("gguf", {"activation": "gelu"}, "which have a gate"),
         ("gguf", {"model_type": "gpt"}, "shapes of Llama and Qwen3"),
         ("gguf", {"tokenizer_type": "char"}, "no tokenizer char"),
         ("gguf", {"task_type": "vision_classification"}, "writes none"),
         ("onnx_cache", {"task_type": "masked_lm"}, "does not write text"),
-        ("onnx_cache", {"activation": "relu2", "model_type": "gpt"}, None),
+        ("onnx_cache", {"activation": "relu2", "model_type": "gpt", "short_conv": 4}, None),
         ("pytorch", {"task_type": "masked_lm"}, None),
     ],
 )

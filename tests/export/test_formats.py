@@ -38,6 +38,7 @@ KINDS = {
     "gpt, tied, grouped": {"model_type": "gpt", "num_kv_heads": 1, "num_layers": 1},
     "shortest sequence": {"max_seq_len": 2, "num_layers": 1},
     "sequence of three": {"max_seq_len": 3, "num_layers": 1},
+    "short convolutions": {"short_conv": 4},
 }
 # Of these, too, the graph that generates is written; its node for attention takes heads of 16 features or a multiple.
 GENERATING = {
@@ -53,6 +54,7 @@ GENERATING = {
     "gpt with a gate": {"model_type": "gpt", "activation": "swiglu"},
     "documents apart": {"separate_documents": True},
     "gpt, documents apart": {"model_type": "gpt", "separate_documents": True},
+    "gpt, short convolutions": {"model_type": "gpt", "short_conv": 2},
 }
 
 
@@ -90,9 +92,11 @@ def test_an_export_has_the_logits_of_its_model_on_every_shape(name, export_folde
         np.testing.assert_allclose(run(ids), expected, rtol=0, atol=largest, err_msg=f"{batch} x {length}")
 
 
-def test_keys_and_values_of_a_step_serve_the_next_wherever_a_text_is_cut(export_folder, model_folder):
-    model, _ = load_model(model_folder)
-    graph = Graph(export_folder / "model.cache.onnx")
+@pytest.mark.parametrize("changes", [{}, {"short_conv": 4}, {"model_type": "gpt", "short_conv": 7}])
+def test_what_is_kept_of_a_step_serves_the_next_wherever_a_text_is_cut(changes, make_model, tmp_path):
+    model = make_model(**changes)
+    FORMATS["onnx_cache"].write(Source(model, tmp_path, 18), tmp_path / "model.onnx")
+    graph = Graph(tmp_path / "model.onnx")
     for batch, length in [(1, 24), (2, 13), (7, 2)]:
         ids = random_inputs(model, batch, length)
         with torch.inference_mode():

@@ -85,7 +85,8 @@ def test_an_untouched_export_passes_every_check_in_every_format(health):
 
 def test_a_model_with_every_option_passes_every_check_in_every_format(tmp_path, make_model_folder, data_folder):
     model_folder, folder = tmp_path / "model", tmp_path / "export"
-    make_model_folder(model_folder, qk_norm=True, activation="relu2", separate_documents=True, tie_embeddings=False)
+    options = {"qk_norm": True, "activation": "relu2", "short_conv": 4, "separate_documents": True}
+    make_model_folder(model_folder, **options, tie_embeddings=False)
     formats = ["onnx", "onnx_cache", "torchscript", "pytorch"]
     settings = {"formats": formats, "opset": 18, "max_abs_diff": 1e-4, "generated_tokens": 8}
     inputs = {"model": manifest_hash(model_folder)}

@@ -122,9 +122,10 @@ def test_parameters_and_operations_are_those_of_the_arithmetic(tie_embeddings: b
         "model_type": "bert",
         "tie_embeddings": tie_embeddings,
         "dropout": 0.0,
-        "num_kv_heads": 1,  # which the encoder has no say in, as the next two
+        "num_kv_heads": 1,  # which the encoder has no say in, as the next three
         "qk_norm": True,
         "activation": "swiglu",
+        "short_conv": 4,
     }
     shape = shape_of(settings, 60)
 
@@ -133,7 +134,7 @@ def test_parameters_and_operations_are_those_of_the_arithmetic(tie_embeddings: b
 
     owners = {
         "embeddings": "embed_tokens", "positions": "embed_positions", "norms": "norm", "attention": "self_attn",
-        "feed_forward": "mlp", "head": "head",
+        "convolutions": "mlp_conv", "feed_forward": "mlp", "head": "head",
     }  # fmt: skip
     built = dict.fromkeys(owners, 0)
     for name, parameter in model.named_parameters():

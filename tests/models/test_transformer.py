@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.transformer import FEED_FORWARD, Cache, Transformer, rotary_table, rotate
+from pipeline.models.transformer import FEED_FORWARD, Cache, ShortConv, Transformer, rotary_table, rotate
 
 pytestmark = pytest.mark.unit
 
@@ -20,13 +20,19 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt, one key head": {"model_type": "gpt", "num_kv_heads": 1},
     "llama, normalized heads, squared ReLU": {"qk_norm": True, "activation": "relu2", "num_kv_heads": 2},
     "gpt, normalized heads, gate": {"model_type": "gpt", "qk_norm": True, "activation": "swiglu"},
+    "llama, short convolutions": {"short_conv": 4},
+    "gpt, short convolutions": {"model_type": "gpt", "short_conv": 2},
 }
 
 
 def make(**changes: Any) -> Transformer:
     torch.manual_seed(0)
     arguments = {"vocab_size": 50, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "max_seq_len": 16}
-    return Transformer(**{**arguments, **changes}).eval()
+    model = Transformer(**{**arguments, **changes}).eval()
+    for name, parameter in model.named_parameters():
+        if "_conv" in name:  # which would do nothing as they begin
+            torch.nn.init.normal_(parameter)
+    return model
 
 
 @pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
@@ -173,9 +179,10 @@ def test_the_settings_that_are_off_leave_the_first_weights_as_they_were() -> Non
 PACKED = [7, 8, 9, 10, 2, 1, 20, 21, 22, 23, 24, 2, 1, 30, 31, 32]
 
 
+@pytest.mark.parametrize("short_conv", [None, 4])
 @pytest.mark.parametrize("model_type", ["llama", "gpt"])
-def test_changing_a_document_leaves_the_logits_of_the_others_bit_equal(model_type: str) -> None:
-    model = make(model_type=model_type, separate_documents=True, qk_norm=True)
+def test_changing_a_document_leaves_the_logits_of_the_others_bit_equal(model_type: str, short_conv: int | None) -> None:
+    model = make(model_type=model_type, separate_documents=True, qk_norm=True, short_conv=short_conv)
     ids = torch.tensor([PACKED, PACKED[::-1]])
     changed = ids.clone()
     changed[0, :4] = torch.tensor([40, 41, 42, 43])
@@ -188,9 +195,12 @@ def test_changing_a_document_leaves_the_logits_of_the_others_bit_equal(model_typ
     assert not torch.equal(before[0, 6:12], after[0, 6:12])
 
 
+@pytest.mark.parametrize("short_conv", [None, 4])
 @pytest.mark.parametrize("model_type", ["llama", "gpt"])
-def test_a_document_in_a_window_of_many_has_the_logits_that_it_has_alone(model_type: str) -> None:
-    model = make(model_type=model_type, separate_documents=True)
+def test_a_document_in_a_window_of_many_has_the_logits_that_it_has_alone(
+    model_type: str, short_conv: int | None
+) -> None:
+    model = make(model_type=model_type, separate_documents=True, short_conv=short_conv)
 
     packed = model(torch.tensor([PACKED]))[0]
 
@@ -208,22 +218,48 @@ def test_without_the_setting_a_document_sees_the_one_before_it() -> None:
     assert bool((model(ids) != model(changed)).any(-1).all())
 
 
-def test_gradients_of_a_document_do_not_reach_the_others() -> None:
-    model = make(separate_documents=True)
+@pytest.mark.parametrize("short_conv", [None, 4])
+def test_gradients_of_a_document_do_not_reach_the_others(short_conv: int | None) -> None:
+    model = make(separate_documents=True, short_conv=short_conv)
     model.embed_tokens.weight.grad = None
 
     model(torch.tensor([PACKED]))[0, 13:, :].sum().backward()
 
     moved = model.embed_tokens.weight.grad
-    direct = make(separate_documents=True)
+    direct = make(separate_documents=True, short_conv=short_conv)
     direct(torch.tensor([PACKED[12:]]))[0, 1:, :].sum().backward()
     torch.testing.assert_close(moved, direct.embed_tokens.weight.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_a_window_of_one_document_is_as_without_the_setting() -> None:
+@pytest.mark.parametrize("short_conv", [None, 4])
+def test_a_window_of_one_document_is_as_without_the_setting(short_conv: int | None) -> None:
     ids = torch.randint(2, 50, (2, 16))
 
-    assert torch.equal(make(separate_documents=True)(ids), make()(ids))
+    assert torch.equal(make(separate_documents=True, short_conv=short_conv)(ids), make(short_conv=short_conv)(ids))
+
+
+@pytest.mark.parametrize("size", [2, 4, 9])
+def test_a_short_convolution_is_that_of_torch_beside_the_identity(size: int) -> None:
+    conv = ShortConv(6, size)
+    torch.nn.init.normal_(conv.weight)
+    x = torch.randn(3, 7, 6)
+
+    mixed = conv(x, None, 0, None)
+
+    theirs = torch.nn.Conv1d(6, 6, size, groups=6, padding=size - 1, bias=False)
+    theirs.weight.data = conv.weight.data
+    torch.testing.assert_close(mixed, x + theirs(x.mT)[..., :7].mT, atol=1e-5, rtol=1e-5)
+
+
+def test_short_convolutions_begin_as_if_they_were_not_there() -> None:
+    ids = torch.randint(50, (2, 16))
+    arguments = {"vocab_size": 50, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "max_seq_len": 16}
+    torch.manual_seed(0)
+    model = Transformer(**arguments, short_conv=4)
+
+    assert torch.equal(model(ids), make()(ids))
+    model(ids).square().mean().backward()
+    assert all(p.grad.abs().max() > 0 for name, p in model.named_parameters() if "_conv" in name)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -26,6 +26,7 @@ def found(**changes: Any) -> list[Difference]:
         ({"dataset__cleaning__strip_markdown": False}, "major"),
         ({"tokenizer__vocab_size": 512, "model__d_model": 64}, "major"),
         ({"model__d_model": 64}, "minor"),
+        ({"model__short_conv": 4}, "minor"),
         ({"model__rope_theta": 500.0, "training__epochs": 3}, "minor"),
         ({"task__task_type": "seq2seq"}, "minor"),
         ({"training__learning_rate": 0.5}, "patch"),

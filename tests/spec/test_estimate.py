@@ -30,7 +30,7 @@ from pipeline.tasks.language_model import loss_sum
 from pipeline.training.averaging import keep_mean
 from pipeline.training.hardware import worth_compiling
 from pipeline.training.loop import planned_steps
-from pipeline.training.optimizer import make_optimizer, orthogonalized
+from pipeline.training.optimizer import POLYNOMIALS, make_optimizer, orthogonalized
 from pipeline.training.precision import PRECISIONS, arithmetic, convert_weights
 
 pytestmark = pytest.mark.unit
@@ -60,6 +60,7 @@ def shapes(draw) -> Shape:
         dropout=draw(st.sampled_from([0.0, 0.1])),
         qk_norm=draw(st.booleans()),
         activation=draw(st.sampled_from(["auto", "swiglu", "gelu", "relu2"])),
+        short_conv=draw(st.sampled_from([None, 2, 4])),
     )
 
 
@@ -95,6 +96,7 @@ def assert_counts_are_exact(shape: Shape) -> None:
         "embeddings": "embed_tokens",
         "positions": "embed_positions",
         "attention": "self_attn",
+        "convolutions": "mlp_conv",
         "feed_forward": "mlp",
         "norms": "norm",
         "head": "lm_head",
@@ -272,8 +274,14 @@ def kept_by_autograd(
 
 
 @pytest.mark.parametrize(
-    ("dropout", "attention_dropout", "qk_norm"),
-    [(0.0, None, False), (0.1, None, False), (0.1, None, True), (0.1, 0.0, False), (0.0, 0.1, True)],
+    ("dropout", "attention_dropout", "qk_norm", "short_conv"),
+    [
+        (0.0, None, False, None),
+        (0.1, None, False, 4),
+        (0.1, None, True, None),
+        (0.1, 0.0, False, None),
+        (0.0, 0.1, True, 2),
+    ],
 )
 @pytest.mark.parametrize("activation", ["auto", "swiglu", "gelu", "relu2"])
 @pytest.mark.parametrize("heads", [1, 4])
@@ -281,10 +289,10 @@ def kept_by_autograd(
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_activations_are_what_autograd_keeps(
-    precision, model_type, heads, activation, dropout, attention_dropout, qk_norm, recompute
+    precision, model_type, heads, activation, dropout, attention_dropout, qk_norm, short_conv, recompute
 ):
     given = (300, 48, 3, 4, heads, 100, 24, model_type, False, dropout, qk_norm, activation)
-    shape = Shape(*given, attention_dropout=attention_dropout)
+    shape = Shape(*given, attention_dropout=attention_dropout, short_conv=short_conv)
 
     kept = kept_by_autograd(
         decoder_of(shape),
@@ -337,17 +345,20 @@ def test_an_optimizer_remembers_as_many_numbers_as_are_counted(shipped, name, em
     assert estimate.moments_per_weight(shape, settings) == pytest.approx(kept / estimate.count(shape))
 
 
+@pytest.mark.parametrize("method", POLYNOMIALS)
 @pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["swiglu", "relu2"])
-def test_the_operations_of_muon_are_those_that_torch_counts(activation, products):
+def test_the_operations_of_muon_are_those_that_torch_counts(activation, products, method):
     shape = Shape(30, 16, 2, 4, 2, 40, 8, "llama", True, 0.0, True, activation)
     matrices = [p for name, p in on_meta(shape).named_parameters() if name.startswith("layers.") and p.dim() == 2]
 
     with FlopCounterMode(display=False) as counted:
         for matrix in matrices:
-            orthogonalized(torch.ones(matrix.shape), products)
+            orthogonalized(torch.ones(matrix.shape), POLYNOMIALS[method], products)
 
-    counted_by_us = estimate.orthogonalization_flops(shape, in_float32=products == torch.float32)
+    counted_by_us = estimate_model.orthogonalization_flops(
+        shape, iterations=estimate_model.MUON_ITERATIONS[method], in_float32=products == torch.float32
+    )
     assert counted_by_us == counted.get_total_flops()
 
 

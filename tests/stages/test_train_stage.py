@@ -125,10 +125,11 @@ def recorded(folder: Path) -> list[tuple[str, bool]]:
 
 def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was_not(encoded, tmp_path):
     changed = SPEC.replace(
-        "dropout: 0.1", "dropout: 0.1, qk_norm: true, activation: relu2, zero_init: true, separate_documents: true"
+        "dropout: 0.1",
+        "dropout: 0.1, qk_norm: true, activation: relu2, zero_init: true, short_conv: 4, separate_documents: true",
     )
     changed = changed.replace("epochs: 3", "epochs: 3, ema_decay: 0.9")
-    changed += "optimizer: {optimizer_name: muon}\n"
+    changed += "optimizer: {optimizer_name: muon, muon_method: polar_express}\n"
     straight, killed = (Project(tmp_path / name) for name in ("straight", "killed"))
     for each in (straight, killed):
         shutil.copytree(encoded, each.folder)
@@ -145,6 +146,7 @@ def test_a_killed_run_with_muon_and_a_mean_of_the_weights_ends_like_one_that_was
     assert killed.ledger() == straight.ledger()
     model, _ = load_model(straight.folder / "artifacts/model")
     assert model.layers[0].self_attn.q_norm.weight.shape == (8,)
+    assert bool((model.layers[0].mlp_conv.weight != 0).all())
 
 
 def test_with_other_kernels_an_exact_run_is_refused_and_any_other_goes_on_with_a_warning(project, monkeypatch):

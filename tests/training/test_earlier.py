@@ -120,6 +120,7 @@ def test_every_setting_that_changes_the_shape_of_a_weight_is_called_architecture
         "qk_norm": True,
         "activation": "relu2",
         "zero_init": True,
+        "short_conv": 4,
         "separate_documents": True,
     }
 

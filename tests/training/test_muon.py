@@ -15,7 +15,7 @@ from pipeline.errors import TrainingError
 from pipeline.models.transformer import Transformer
 from pipeline.training import optimizer as optimizer_file
 from pipeline.training.averaging import MEAN, keep_mean, mean_state, mean_weights
-from pipeline.training.optimizer import Muon, Together, make_optimizer, orthogonalized
+from pipeline.training.optimizer import POLYNOMIALS, Method, Muon, Polynomials, Together, make_optimizer, orthogonalized
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +39,14 @@ def learn(model: Transformer, optimizer: torch.optim.Optimizer, steps: int) -> N
 def test_muon_in_bfloat16_takes_the_steps_of_torch_muon_bit_for_bit() -> None:
     models = make_model(), make_model()
     matrices = [[p for p in model.layers.parameters() if p.dim() == 2] for model in models]
-    ours = Muon([{"params": matrices[0]}], learning_rate=0.02, weight_decay=0.1, momentum=0.9, products=torch.bfloat16)
+    ours = Muon(
+        [{"params": matrices[0]}],
+        learning_rate=0.02,
+        weight_decay=0.1,
+        momentum=0.9,
+        method="newton_schulz",
+        products=torch.bfloat16,
+    )
     theirs = torch.optim.Muon(matrices[1], lr=0.02, weight_decay=0.1, momentum=0.9)
 
     for model, optimizer in zip(models, (ours, theirs), strict=True):
@@ -49,24 +56,42 @@ def test_muon_in_bfloat16_takes_the_steps_of_torch_muon_bit_for_bit() -> None:
     assert not torch.equal(matrices[0][0], next(p for p in make_model().layers.parameters() if p.dim() == 2))
 
 
+@pytest.mark.parametrize(("method", "least", "most"), [("newton_schulz", 0.3, 1.3), ("polar_express", 0.4, 1.6)])
 @pytest.mark.parametrize("shape", [(24, 24), (8, 40), (40, 8)])
-def test_an_orthogonalized_matrix_has_singular_values_near_one_and_keeps_its_vectors(shape: tuple[int, int]) -> None:
+def test_an_orthogonalized_matrix_has_singular_values_near_one_and_keeps_its_vectors(
+    shape: tuple[int, int], method: Method, least: float, most: float
+) -> None:
     torch.manual_seed(1)
     matrix = torch.randn(shape)
 
-    result = orthogonalized(matrix, torch.float32)
+    result = orthogonalized(matrix, POLYNOMIALS[method], torch.float32)
 
     values = torch.linalg.svdvals(result)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     turned = left.T @ result @ right.T
-    assert 0.3 < values.min() < values.max() < 1.3
+    assert least < values.min() < values.max() < most
     torch.testing.assert_close(turned, turned.diag().diag(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", POLYNOMIALS)
+@pytest.mark.parametrize("shape", [(16, 16), (16, 48)])
+def test_a_matrix_of_one_direction_stays_one(shape: tuple[int, int], method: Method, products: torch.dtype) -> None:
+    torch.manual_seed(3)
+    matrix = torch.randn(shape[0], 1) @ torch.randn(1, shape[1])  # its only singular value is the largest there can be
+
+    result = orthogonalized(matrix, POLYNOMIALS[method], products)
+
+    values = torch.linalg.svdvals(result)
+    assert 0.5 < values[0] < 1.7
+    assert values[1] < (0.3 if products == torch.float32 else 1.7)  # what is rounded in bfloat16 is raised, too
+
+
+@pytest.mark.parametrize("method", POLYNOMIALS)
 @pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-4])
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (3, 16, 48), (16, 32)])
 def test_a_long_matrix_in_float32_becomes_what_the_iterations_written_out_make_of_it(
-    shape: tuple[int, ...], smallest: float
+    shape: tuple[int, ...], smallest: float, method: Method
 ) -> None:
     torch.manual_seed(2)
     left, values, right = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
@@ -76,13 +101,22 @@ def test_a_long_matrix_in_float32_becomes_what_the_iterations_written_out_make_o
         @ right
     )
 
-    result = orthogonalized(matrix.float(), torch.float32).double()
+    result = orthogonalized(matrix.float(), POLYNOMIALS[method], torch.float32).double()
 
     expected = matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
-    for _ in range(5):
+    for a, b, c in POLYNOMIALS[method]:
         square = expected @ expected.mT
-        expected = 3.4445 * expected + (-4.7750 * square + 2.0315 * square @ square) @ expected
+        expected = a * expected + (b * square + c * square @ square) @ expected
     torch.testing.assert_close(result, expected, atol=5e-5, rtol=0)
+
+
+def test_the_polar_express_raises_what_is_small_as_far_as_newton_and_schulz_in_one_application_less() -> None:
+    small = torch.diag(torch.tensor([1.0, 2e-3, 1e-3, 5e-4]))
+
+    raised = {name: orthogonalized(small, each, torch.float32).diag()[1:] for name, each in POLYNOMIALS.items()}
+
+    assert len(POLYNOMIALS["polar_express"]) == len(POLYNOMIALS["newton_schulz"]) - 1
+    torch.testing.assert_close(raised["polar_express"], raised["newton_schulz"], rtol=0.15, atol=0)
 
 
 def test_muon_updates_the_matrices_of_the_blocks_and_adamw_everything_else() -> None:
@@ -119,11 +153,11 @@ def test_a_step_of_muon_that_ran_out_of_memory_halfway_is_not_taken_twice(
 ) -> None:
     calls: list[int] = []
 
-    def short_of_memory(matrix: Tensor, products: torch.dtype) -> Tensor:
+    def short_of_memory(matrix: Tensor, polynomials: Polynomials, products: torch.dtype) -> Tensor:
         calls.append(1)
         if len(calls) == 20:  # a step has 14 matrices
             raise MemoryError
-        return orthogonalized(matrix, products)
+        return orthogonalized(matrix, polynomials, products)
 
     monkeypatch.setattr(optimizer_file, "orthogonalized", short_of_memory)
 

@@ -32,6 +32,7 @@ MUON: dict[str, Any] = {
     "weight_decay": 0.1,
     "muon_learning_rate": 0.02,
     "muon_momentum": 0.95,
+    "muon_method": "newton_schulz",
     "products": torch.float32,
 }
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear", "constant", "wsd")

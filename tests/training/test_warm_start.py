@@ -91,6 +91,7 @@ def test_what_only_training_looks_at_may_differ(tmp_path: Path) -> None:
         ({"num_layers": 1}, "layers.1.input_layernorm.weight is not part of the model"),
         ({"d_model": 32}, "; layers.0.mlp.gate_proj.weight is .* and 16 more$"),
         ({"num_heads": 4}, "num_heads is 4, theirs is 2$"),  # no tensor tells
+        ({"short_conv": 4}, "experiment: layers.0.mlp_conv.weight is missing; layers.1"),
         ({"rope_theta": 5e5}, "rope_theta is 500000.0, theirs is 10000.0$"),
         ({"tokenizer": 64 * "0"}, "the text is encoded with another tokenizer than theirs$"),
     ],

@@ -103,6 +103,7 @@ class Bench:
             weight_decay=0.1,
             muon_learning_rate=0.02,
             muon_momentum=0.95,
+            muon_method="newton_schulz",
             products=torch.float32,
         )
         if (decay := chosen.pop("ema_decay")) is not None:
