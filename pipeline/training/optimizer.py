@@ -19,7 +19,7 @@ Polynomials = tuple[tuple[float, float, float], ...]  # (a, b, c) of a x + b x³
 # How a matrix is made orthogonal, see `orthogonalized`: one polynomial five times, whose coefficients raise small
 # singular values fastest and need not converge (Jordan et al., see `Muon`); or four, each the best for what those
 # before it leave of singular values from 0.001 to 1 (Amsel et al., The Polar Express, arXiv:2505.16932, algorithm 1).
-# The latter grow without limit right above the largest value they are for: each takes a hundredth less than it is given.
+# The latter grow without limit right above the largest value they are for: each takes a hundredth less than it gets.
 _LESS = 1.01
 POLYNOMIALS: Mapping[Method, Polynomials] = {
     "newton_schulz": 5 * ((3.4445, -4.7750, 2.0315),),
