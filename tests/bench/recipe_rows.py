@@ -40,11 +40,13 @@ SETTINGS: Mapping[str, Any] = {
     "qk_norm": True,
     "activation": "relu2",
     "zero_init": True,
+    "short_conv": 4,
     "batch_size": 6,
     "learning_rate": 8e-3,
     "optimizer_name": "muon",
     "muon_learning_rate": 0.014,
     "muon_momentum": 0.95,
+    "muon_method": "polar_express",
     "adam_beta1": 0.9,
     "adam_beta2": 0.99,
     "adam_epsilon": 1e-8,
@@ -64,8 +66,10 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "SwiGLU, as many weights": {"activation": "swiglu", "d_ff": 344},
     "GELU": {"activation": "gelu"},
     "blocks that do not start at zero": {"zero_init": False},
+    "without the short convolution": {"short_conv": None},
     "head of its own": {"tie_embeddings": False},
     "AdamW": {"optimizer_name": "adamw", "learning_rate": 2e-3},
+    "Newton-Schulz": {"muon_method": "newton_schulz"},
     "weight decay 0.01": {"weight_decay": 0.01},
     "cosine": {"scheduler_type": "cosine"},
     "decay in the second half": {"decay_ratio": 0.5},
@@ -84,11 +88,11 @@ LONGER: Mapping[str, tuple[float, Mapping[str, Any]]] = {
 }
 _MODEL = (
     *("model_type", "d_model", "num_layers", "num_heads", "d_ff", "max_seq_len", "dropout", "tie_embeddings"),
-    *("attention_dropout", "qk_norm", "activation", "zero_init"),
+    *("attention_dropout", "qk_norm", "activation", "zero_init", "short_conv"),
 )
 _OPTIMIZER = (
     *("optimizer_name", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay"),
-    *("muon_learning_rate", "muon_momentum"),
+    *("muon_learning_rate", "muon_momentum", "muon_method"),
 )
 _PARTS = 10_000  # of the time: the learning rate follows the clock, so that its fall ends with the time
 # What a second is: one on the wall; or one that this process, and those it waited for, spent on a processor. The latter
