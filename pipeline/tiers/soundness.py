@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.cnn import Cnn
+from pipeline.models.transformer import ShortConv
 from pipeline.tiers.examples import random_batch
 from pipeline.tiers.normality import shapiro_wilk
 from pipeline.tiers.subject import Outcome, Subject, logits
@@ -140,13 +141,15 @@ def parameter_initialization(subject: Subject) -> Outcome:
     limits = subject.settings["initialization"]
     broken, zero, odd = [], [], []
     named = dict(subject.model.named_parameters())
+    scales = {id(module.weight) for module in subject.model.modules() if isinstance(module, ShortConv)}  # as of norms
     for name, parameter in named.items():
         values = parameter.detach().double()
+        matrix = parameter.dim() >= 2 and id(parameter) not in scales
         if not bool(values.isfinite().all()):
             broken.append(name)
-        elif parameter.dim() >= 2 and not bool(values.any()):  # norms and biases may be all one or all zero
+        elif matrix and not bool(values.any()):  # norms and biases may be all one or all zero
             zero.append(name)
-        elif parameter.dim() >= 2:
+        elif matrix:
             mean, deviation = float(values.mean()), float(values.std(correction=0))
             if abs(mean) > limits["max_abs_mean"] or not limits["min_std"] <= deviation <= limits["max_std"]:
                 odd.append(f"{name} (mean {mean:.2g}, deviation {deviation:.2g})")

@@ -46,13 +46,14 @@ def test_a_sound_model_of_every_kind_fails_nothing_and_what_does_not_apply_is_no
 def test_a_sound_model_with_other_options_fails_nothing(subject_of, found_by, changes):
     subject = subject_of(**changes, tie_embeddings=False, separate_documents=True)
     for name, parameter in subject.model.named_parameters():
-        if "_conv" in name:  # all zeros before the first step
-            nn.init.normal_(parameter, std=0.1)
+        if "_conv" in name:  # as after training: no matrix, so they may all lean to one side
+            nn.init.normal_(parameter, mean=-0.3, std=0.3)
 
     results = found_by(subject, 1, 2)
 
     assert [name for name, found in results.items() if found.outcome.status == "failed"] == []
     assert results["packing_isolation"].outcome.status == "passed"
+    assert results["parameter_initialization"].outcome.status == "passed"
 
 
 def test_every_check_says_why_it_matters_and_what_to_do():
